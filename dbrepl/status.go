@@ -1,0 +1,66 @@
+package dbrepl
+
+import (
+	"time"
+
+	"interrex/internal/gtid"
+	"interrex/internal/topology"
+)
+
+// Status is what one probe saw of an instance. All of it was read within one
+// probe; sets are read executed first, received second, so Received always
+// contains what Executed did.
+type Status struct {
+	ServerUUID string `json:"server_uuid"`
+	Version    string `json:"version"`
+	// BootID changes whenever the server process is another one
+	// (pid and start time of the process, or the server's start time where
+	// the process is not local).
+	BootID        string   `json:"boot_id"`
+	Executed      gtid.Set `json:"executed"`
+	Received      gtid.Set `json:"received"` // executed ∪ retrieved
+	ReadOnly      bool     `json:"read_only"`
+	SuperReadOnly bool     `json:"super_read_only"`
+	// Marker is the newest epoch marker row that is executed; zero if none.
+	Marker   topology.Marker `json:"marker"`
+	Source   *SourceStatus   `json:"source,omitempty"` // nil when no replication is configured
+	SemiSync SemiSync        `json:"semi_sync"`
+}
+
+// Writable tells whether clients could commit.
+func (s Status) Writable() bool { return !s.ReadOnly && !s.SuperReadOnly }
+
+// SourceStatus is the state of an instance's replication from its source.
+type SourceStatus struct {
+	Host       string `json:"host"`
+	Port       int    `json:"port"`
+	ServerUUID string `json:"server_uuid"`
+	// ReceiverOn is true only while the receiver is connected.
+	ReceiverOn    bool   `json:"receiver_on"`
+	ReceiverState string `json:"receiver_state"` // ON, OFF, CONNECTING
+	ReceiverError string `json:"receiver_error,omitempty"`
+	ApplierOn     bool   `json:"applier_on"`
+	ApplierError  string `json:"applier_error,omitempty"`
+	// HeartbeatAge is the time since the source's last heartbeat or event, by
+	// the server's own clock; negative when there was none yet.
+	HeartbeatAge time.Duration `json:"heartbeat_age_ns"`
+	// Unapplied is the number of transactions received and not executed.
+	Unapplied uint64 `json:"unapplied"`
+	// Lag is how far the last executed transaction is behind its commit on
+	// the primary; 0 when nothing is unapplied.
+	Lag time.Duration `json:"lag_ns"`
+}
+
+// SemiSync is the semi-synchronous state of an instance in both its roles.
+type SemiSync struct {
+	SourceEnabled  bool   `json:"source_enabled"`
+	ReplicaEnabled bool   `json:"replica_enabled"` // the variable
+	ReplicaActive  bool   `json:"replica_active"`  // the status: the receiver really acknowledges
+	WaitFor        int    `json:"wait_for"`        // rpl_semi_sync_source_wait_for_replica_count (k)
+	Clients        int    `json:"clients"`         // connected replicas that acknowledge
+	WaitSessions   int    `json:"wait_sessions"`   // commits that wait now
+	NoTx           uint64 `json:"no_tx"`           // commits that were not acknowledged: must stay 0 while lossless
+	TimeoutMillis  uint64 `json:"timeout_ms"`
+	WaitNoReplica  bool   `json:"wait_no_replica"`
+	WaitPoint      string `json:"wait_point"` // AFTER_SYNC
+}

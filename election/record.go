@@ -1,0 +1,127 @@
+package election
+
+import (
+	"encoding/json"
+	"time"
+
+	"interrex/internal/gtid"
+	"interrex/internal/topology"
+)
+
+// State is the cluster record: one document in etcd, under one key, so that
+// every change of it is one compare-and-swap and nobody can see half of one.
+// Only the member that holds the leader key may change it.
+type State struct {
+	// Format is the version of this record; unknown fields of a newer one
+	// are an error for an older agent's writes, never dropped silently.
+	Format  int    `json:"format"`
+	Cluster string `json:"cluster"`
+	// Epoch is the highest epoch ever issued (I5). It may be above
+	// Primary.Epoch: then an operation was claimed and has not (or not yet)
+	// established a primary.
+	Epoch     topology.Epoch `json:"epoch"`
+	Primary   *Primary       `json:"primary,omitempty"` // nil before bootstrap
+	Register  Register       `json:"register"`
+	Operation *Operation     `json:"operation,omitempty"` // nil when none is in flight
+	Paused    *Pause         `json:"paused,omitempty"`
+}
+
+// Phase says how far the recorded primary has come in its epoch.
+type Phase string
+
+// The phases of a primary. Promoting is the point of no return: another
+// primary can only be made by a new epoch that revokes this one's ackers.
+const (
+	Promoting Phase = "promoting"
+	Open      Phase = "open"
+)
+
+// Primary is the instance that may acknowledge writes in Epoch.
+type Primary struct {
+	Node       topology.NodeName `json:"node"`
+	ServerUUID string            `json:"server_uuid"`
+	Address    string            `json:"address"`
+	Epoch      topology.Epoch    `json:"epoch"`
+	Phase      Phase             `json:"phase"`
+	Since      time.Time         `json:"since"`
+	// Base is the set the primary held when it was recorded. It contains
+	// every commit acknowledged in earlier epochs, so an acker whose received
+	// set does not contain it proves nothing in this epoch.
+	Base gtid.Set `json:"base"`
+}
+
+// Register is the acker register of the primary's epoch (I3): every instance
+// whose acknowledgement the primary may count, and how many it waits for.
+type Register struct {
+	Ackers []topology.NodeName `json:"ackers"`
+	K      int                 `json:"k"`
+}
+
+// Has tells whether node is a registered acker.
+func (r Register) Has(node topology.NodeName) bool {
+	for _, a := range r.Ackers {
+		if a == node {
+			return true
+		}
+	}
+	return false
+}
+
+// Needed is the number of registered ackers that must be frozen before no
+// further commit can be acknowledged: |A| − k + 1 (I1).
+func (r Register) Needed() int { return len(r.Ackers) - r.K + 1 }
+
+// Kind is what an operation is for.
+type Kind string
+
+// The kinds of operations. Resume establishes the recorded primary once more
+// under a new epoch: after a cold start, and when an operation is undone.
+const (
+	Bootstrap  Kind = "bootstrap"
+	Failover   Kind = "failover"
+	Switchover Kind = "switchover"
+	Resume     Kind = "resume"
+)
+
+// Operation is the record of the operation in flight (I7).
+type Operation struct {
+	Kind      Kind              `json:"kind"`
+	Epoch     topology.Epoch    `json:"epoch"`
+	Leader    topology.NodeName `json:"leader"`
+	Step      string            `json:"step"` // the step that was begun last
+	From      topology.NodeName `json:"from,omitempty"`
+	To        topology.NodeName `json:"to,omitempty"`
+	Cause     string            `json:"cause"`
+	StartedAt time.Time         `json:"started_at"`
+	// Facts is what the step was begun with, for the next leader and the
+	// reader of the ledger.
+	Facts json.RawMessage `json:"facts,omitempty"`
+}
+
+// Pause stops automatic operations until it is lifted.
+type Pause struct {
+	By     string    `json:"by"`
+	Reason string    `json:"reason"`
+	Since  time.Time `json:"since"`
+}
+
+// Snapshot is the cluster record as it was read, with what a later
+// compare-and-swap compares.
+type Snapshot struct {
+	State State
+	// Revision is the etcd modification revision of the record; 0 when it
+	// does not exist yet.
+	Revision int64
+	// ReadAt is when the answer arrived, by this process's monotonic clock.
+	ReadAt time.Time
+}
+
+// Leadership is who leads now, as the leader key says.
+type Leadership struct {
+	Holder topology.NodeName `json:"holder"` // empty when nobody leads
+	// Revision is the modification revision of the leader key: it changes
+	// with every new holder and fences the former one's writes.
+	Revision int64 `json:"revision"`
+	// Mine tells whether this member holds it by its own, unexpired account.
+	Mine bool `json:"mine"`
+}
