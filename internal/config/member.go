@@ -1,0 +1,74 @@
+package config
+
+import (
+	"net"
+	"slices"
+	"strconv"
+
+	"interrex/internal/topology"
+)
+
+// OwnMember is the entry of cluster.members that node.name names; an empty one
+// if there is none, which Load does not let pass.
+func (c Config) OwnMember() Member {
+	for _, m := range c.Cluster.Members {
+		if m.Name == c.Node.Name {
+			return m
+		}
+	}
+	return Member{}
+}
+
+// Self is the own member as the others are told of it. The build's version is
+// left to the caller.
+func (c Config) Self() topology.Member {
+	own := c.OwnMember()
+	self := own.Topology()
+	self.RW = advertise(own.Host, c.Listeners.RW)
+	self.RO = advertise(own.Host, c.Listeners.RO)
+	return self
+}
+
+// Members are all members as the file tells of them. Their proxies' addresses
+// and versions are not in the file: each member registers its own.
+func (c Config) Members() []topology.Member {
+	members := make([]topology.Member, len(c.Cluster.Members))
+	for i, m := range c.Cluster.Members {
+		members[i] = m.Topology()
+	}
+	return members
+}
+
+// Voters are the members that run the embedded etcd.
+func (c Config) Voters() []Member {
+	return slices.DeleteFunc(slices.Clone(c.Cluster.Members), func(m Member) bool { return !m.Voter })
+}
+
+// Topology is the member in the words the parts share.
+func (m Member) Topology() topology.Member {
+	return topology.Member{
+		Name:     topology.NodeName(m.Name),
+		API:      m.at(m.Ports.API),
+		Gossip:   m.at(m.Ports.Gossip),
+		MySQL:    m.MySQL,
+		Priority: m.Priority,
+		Site:     m.Site,
+	}
+}
+
+// EtcdClientAddress is host:port of the member's embedded etcd for clients.
+func (m Member) EtcdClientAddress() string { return m.at(m.Ports.EtcdClient) }
+
+// EtcdPeerAddress is host:port of the member's embedded etcd for its peers.
+func (m Member) EtcdPeerAddress() string { return m.at(m.Ports.EtcdPeer) }
+
+func (m Member) at(port int) string { return net.JoinHostPort(m.Host, strconv.Itoa(port)) }
+
+// advertise is a listener's address with the host others know; empty for none.
+func advertise(host, listener string) string {
+	_, port, err := net.SplitHostPort(listener)
+	if err != nil {
+		return ""
+	}
+	return net.JoinHostPort(host, port)
+}

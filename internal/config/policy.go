@@ -1,0 +1,140 @@
+package config
+
+import "time"
+
+// DurabilityMode says what an acknowledged commit is worth.
+type DurabilityMode string
+
+// Lossless: a commit is acknowledged only once registered replicas hold it.
+const Lossless DurabilityMode = "lossless"
+
+// NoAckerPolicy says what the primary does when no replica can acknowledge.
+type NoAckerPolicy string
+
+// Block: writes wait until a replica acknowledges again.
+const Block NoAckerPolicy = "block"
+
+// Durability is what an acknowledged commit is worth.
+type Durability struct {
+	// lossless: a commit is acknowledged to the client only once `acks`
+	// registered replicas hold it; no failover loses it.
+	Mode DurabilityMode `yaml:"mode" default:"lossless" oneof:"lossless"`
+	// How many replicas must hold a commit before it is acknowledged. More
+	// survives more nodes dying at the same moment, waits for the slower
+	// replica, and blocks writes when fewer are left.
+	Acks int `yaml:"acks" default:"1" min:"1" max:"8"`
+	// block: with no replica left to acknowledge, writes wait.
+	WhenNoAcker NoAckerPolicy `yaml:"when_no_acker" default:"block" oneof:"block"`
+}
+
+// Profile is a set of detection windows that fit together.
+type Profile string
+
+// The profiles.
+const (
+	LAN    Profile = "lan"
+	WAN    Profile = "wan"
+	Custom Profile = "custom"
+)
+
+// Detection is when an instance is taken for dead. A verdict always needs a
+// majority of the members with fresh evidence; these are its windows.
+type Detection struct {
+	// lan: members within a few milliseconds of each other. wan: members in
+	// different regions (500ms, 1s, 3, 3s, 5s for the keys below, in their
+	// order). custom: the keys below, which start out as lan.
+	Profile Profile `yaml:"profile" default:"lan" oneof:"lan|wan|custom"`
+	// How often each member asks every instance. Less notices a silent server
+	// sooner and costs one cheap query each time.
+	ProbeInterval time.Duration `yaml:"probe_interval" only:"profile=custom" default:"100ms" min:"10ms" max:"1m"`
+	// How long an instance may take to answer one probe. Less notices a
+	// frozen server sooner; too little mistakes a busy one for it.
+	QueryTimeout time.Duration `yaml:"query_timeout" only:"profile=custom" default:"250ms" min:"10ms" max:"1m"`
+	// How many probes in a row must fail before an unanswered one counts as
+	// evidence. More tolerates more lost packets and takes longer.
+	Misses int `yaml:"misses" only:"profile=custom" default:"2" min:"1" max:"20"`
+	// For how long evidence counts. Less than probe_interval + query_timeout
+	// would let it lapse between two probes.
+	Freshness time.Duration `yaml:"freshness" only:"profile=custom" default:"800ms" min:"50ms" max:"5m"`
+	// After how much silence a member is taken for gone by gossip.
+	MemberGoneAfter time.Duration `yaml:"member_gone_after" only:"profile=custom" default:"1s" min:"100ms" max:"5m"`
+}
+
+// wanWindows are the windows of the wan profile.
+func wanWindows() Detection {
+	return Detection{
+		Profile:         WAN,
+		ProbeInterval:   500 * time.Millisecond,
+		QueryTimeout:    time.Second,
+		Misses:          3,
+		Freshness:       3 * time.Second,
+		MemberGoneAfter: 5 * time.Second,
+	}
+}
+
+// SilentHost is the longest the windows may take until a host that answers
+// nothing any more counts as failed at one observer.
+func (d Detection) SilentHost() time.Duration {
+	return d.ProbeInterval + time.Duration(d.Misses)*max(d.ProbeInterval, d.QueryTimeout)
+}
+
+// RejoinPolicy says what becomes of an instance whose history has diverged.
+type RejoinPolicy string
+
+// The policies.
+const (
+	Rebuild RejoinPolicy = "rebuild"
+	Leave   RejoinPolicy = "leave"
+)
+
+// Failover is what an operation may take, and what it may do by itself.
+type Failover struct {
+	// Whether a failover starts by itself on a verdict of failed. false: only
+	// the operator moves the primary.
+	Automatic bool `yaml:"automatic" default:"true"`
+	// How long a candidate may take to execute what it has received. Longer
+	// accepts a longer outage for a larger backlog; when it passes, the
+	// failover stops and says so.
+	CatchUpLimit time.Duration `yaml:"catch_up_limit" default:"30s" min:"1s" max:"24h"`
+	// How long a new primary may take until its first write is acknowledged.
+	PromoteLimit time.Duration `yaml:"promote_limit" default:"10s" min:"1s" max:"10m"`
+	// How long the write through the routes may take that ends a failover.
+	VerifyLimit time.Duration `yaml:"verify_limit" default:"5s" min:"100ms" max:"10m"`
+	// The longest write pause of a switchover: one that cannot finish within
+	// it is undone. Longer lets longer transactions end by themselves.
+	SwitchoverLimit time.Duration `yaml:"switchover_limit" default:"2s" min:"100ms" max:"10m"`
+	// What becomes of an old primary that holds transactions the new one
+	// lacks. rebuild: they are saved to a file, then it is cloned from a
+	// replica. leave: it is left closed and reported.
+	Rejoin RejoinPolicy `yaml:"rejoin" default:"rebuild" oneof:"rebuild|leave"`
+}
+
+// Objectives are what you promise your users.
+type Objectives struct {
+	// Longest time writes may be out in a failover.
+	RTO time.Duration `yaml:"rto" default:"1s" min:"1ms" max:"24h"`
+	// Most acknowledged commits that may be lost in a failover.
+	RPO int `yaml:"rpo" default:"0" min:"0" max:"1000000000"`
+}
+
+// Security is who may talk to the agent.
+type Security struct {
+	// File that holds the token operators send to change anything (at least
+	// 16 characters), readable by the agent's user alone. The same on every
+	// node. Empty: every change is refused.
+	OperatorTokenFile string `yaml:"operator_token_file" form:"secret" sample:"/etc/interrex/operator.token"`
+	// File that holds the token members send each other, as above. Empty: on
+	// loopback only.
+	MemberTokenFile string `yaml:"member_token_file" form:"secret" sample:"/etc/interrex/member.token"`
+	// Certificates of the API and of the embedded etcd, for both ends of a
+	// connection between members. Files are read again when they change.
+	TLS TLS `yaml:"tls"`
+}
+
+// Log is where the agent logs to.
+type Log struct {
+	// What is logged: this level and above.
+	Level string `yaml:"level" default:"info" oneof:"debug|info|warn|error"`
+	// File to append JSON lines to. Empty: standard error.
+	File string `yaml:"file" form:"path" sample:"/var/log/interrex/agent.log"`
+}

@@ -1,0 +1,69 @@
+package config
+
+import (
+	"fmt"
+	"net"
+	"strconv"
+)
+
+// Warnings are what the configuration is allowed to say but hardly means, one
+// sentence each.
+func (c Config) Warnings() []string {
+	var w []string
+	w = append(w, c.warnVoters()...)
+	w = append(w, c.warnReach()...)
+	if c.MySQL != nil && c.MySQL.TLS.Mode == TLSDisabled {
+		for _, m := range c.Cluster.Members {
+			if m.MySQL != "" && !isLoopback(m.MySQL) {
+				w = append(w, fmt.Sprintf("mysql.tls.mode is disabled, so connections to %s cross the network in plain text", m.MySQL))
+				break
+			}
+		}
+	}
+	if silent := c.Detection.SilentHost(); silent > c.Objectives.RTO {
+		w = append(w, fmt.Sprintf("objectives.rto is %s, but the detection windows alone may take %s to notice a silent host", durationText(c.Objectives.RTO), durationText(silent)))
+	}
+	if c.Security.OperatorTokenFile == "" {
+		w = append(w, "security.operator_token_file is not set, so every change by API or command line is refused")
+	}
+	if c.MySQL != nil && c.MySQL.PIDFile == "" {
+		w = append(w, "mysql.pid_file is not set, so a killed server is noticed only when its connections break")
+	}
+	return w
+}
+
+// warnVoters: what too few or an even number of voters costs.
+func (c Config) warnVoters() []string {
+	if c.Etcd.Mode != Embedded {
+		return nil
+	}
+	n := len(c.Voters())
+	switch {
+	case n < 3:
+		return []string{fmt.Sprintf("cluster.members has %d voting, so no failover is possible after one of them is gone: use three", n)}
+	case n%2 == 0:
+		return []string{fmt.Sprintf("cluster.members has %d voting, which survives no more losses than %d: add one, or set voter: false on one", n, n-1)}
+	case n > 7:
+		return []string{fmt.Sprintf("cluster.members has %d voting, which slows every decision: set voter: false on all but five", n)}
+	}
+	return nil
+}
+
+// warnReach: whether the others can reach what this member listens on.
+func (c Config) warnReach() []string {
+	var w []string
+	own := c.OwnMember()
+	for _, l := range listeners(&c) {
+		_, port, err := net.SplitHostPort(l.address)
+		if err != nil || l.port == 0 {
+			continue
+		}
+		if port != strconv.Itoa(l.port) {
+			w = append(w, fmt.Sprintf("%s listens on port %s, but the other members are told port %d (ports.%s of member %s)", l.key, port, l.port, l.portPath, own.Name))
+		}
+		if isLoopback(l.address) && !isLoopbackHost(own.Host) && len(c.Cluster.Members) > 1 {
+			w = append(w, fmt.Sprintf("%s is on loopback, but the other members are told to come to %s", l.key, own.Host))
+		}
+	}
+	return w
+}
