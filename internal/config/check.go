@@ -98,26 +98,29 @@ func checkOwnMember(cfg *Config, d *decoder) {
 	}
 }
 
-// checkListeners: no two share an address, and the others come to the ports
-// that are listened on.
+// checkListeners: no two share an address.
 func checkListeners(cfg *Config, d *decoder) {
-	taken := map[string]string{}
-	for _, l := range listeners(cfg) {
-		host, port, err := net.SplitHostPort(l.address)
-		if err != nil {
-			continue
-		}
-		for _, at := range []string{l.address, net.JoinHostPort("", port), net.JoinHostPort("0.0.0.0", port), net.JoinHostPort("::", port)} {
-			if other, found := taken[at]; found {
-				d.fault(l.key, fmt.Sprintf("%s is taken by %s", l.address, other), "give each listener its own port")
+	list := listeners(cfg)
+	for i, l := range list {
+		for _, other := range list[:i] {
+			if collide(l.address, other.address) {
+				d.fault(l.key, fmt.Sprintf("%s is taken by %s (%s)", l.address, other.key, other.address), "give each listener its own port")
 				break
 			}
 		}
-		taken[l.address] = l.key
-		if host == "localhost" {
-			taken[net.JoinHostPort("127.0.0.1", port)] = l.key
-		}
 	}
+}
+
+// collide tells whether two listeners cannot both be: the same port on the
+// same host, or on every address of it.
+func collide(a, b string) bool {
+	hostA, portA, errA := net.SplitHostPort(a)
+	hostB, portB, errB := net.SplitHostPort(b)
+	if errA != nil || errB != nil || portA != portB {
+		return false
+	}
+	every := func(host string) bool { return host == "" || host == "0.0.0.0" || host == "::" }
+	return hostA == hostB || every(hostA) || every(hostB) || isLoopbackHost(hostA) && hostB == "localhost" || hostA == "localhost" && isLoopbackHost(hostB)
 }
 
 // listener is one address the agent listens on.
@@ -142,10 +145,10 @@ func listeners(cfg *Config) []listener {
 			listener{"listeners.etcd_peer", cfg.Listeners.EtcdPeer, true, own.Ports.EtcdPeer, "etcd_peer"})
 	}
 	if cfg.Listeners.RW != "" {
-		list = append(list, listener{key: "listeners.rw", address: cfg.Listeners.RW})
+		list = append(list, listener{key: "listeners.rw", address: cfg.Listeners.RW, port: own.Ports.RW, portPath: "rw"})
 	}
 	if cfg.Listeners.RO != "" {
-		list = append(list, listener{key: "listeners.ro", address: cfg.Listeners.RO})
+		list = append(list, listener{key: "listeners.ro", address: cfg.Listeners.RO, port: own.Ports.RO, portPath: "ro"})
 	}
 	return list
 }

@@ -95,6 +95,11 @@ type Ports struct {
 	EtcdClient int `yaml:"etcd_client" default:"8462" min:"1" max:"65535"`
 	// Embedded etcd, between its members.
 	EtcdPeer int `yaml:"etcd_peer" default:"8463" min:"1" max:"65535"`
+	// Read-write proxy, for nginx upstreams with via: proxy and for status.
+	// 0: the member has none.
+	RW int `yaml:"rw" default:"6446" min:"0" max:"65535"`
+	// Read-only proxy, as above.
+	RO int `yaml:"ro" default:"6447" min:"0" max:"65535"`
 }
 
 // Node is what differs from node to node.
@@ -206,7 +211,7 @@ type Etcd struct {
 	// Certificates for etcd. Empty: security.tls for the embedded one, the
 	// system's authorities for an external one.
 	TLS TLS `yaml:"tls"`
-	// User of an external etcd with authentication. Empty: none.
+	// Account for an external etcd with authentication. Empty: none.
 	Username string `yaml:"username" only:"mode=external" sample:"interrex"`
 	// File that holds its password, readable by the agent's user alone.
 	PasswordFile string `yaml:"password_file" only:"mode=external" form:"secret" sample:"/etc/interrex/etcd.password"`

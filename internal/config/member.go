@@ -24,13 +24,17 @@ func (c Config) OwnMember() Member {
 func (c Config) Self() topology.Member {
 	own := c.OwnMember()
 	self := own.Topology()
-	self.RW = advertise(own.Host, c.Listeners.RW)
-	self.RO = advertise(own.Host, c.Listeners.RO)
+	if c.Listeners.RW == "" {
+		self.RW = ""
+	}
+	if c.Listeners.RO == "" {
+		self.RO = ""
+	}
 	return self
 }
 
-// Members are all members as the file tells of them. Their proxies' addresses
-// and versions are not in the file: each member registers its own.
+// Members are all members as the file tells of them, without their builds'
+// versions.
 func (c Config) Members() []topology.Member {
 	members := make([]topology.Member, len(c.Cluster.Members))
 	for i, m := range c.Cluster.Members {
@@ -50,6 +54,8 @@ func (m Member) Topology() topology.Member {
 		Name:     topology.NodeName(m.Name),
 		API:      m.at(m.Ports.API),
 		Gossip:   m.at(m.Ports.Gossip),
+		RW:       m.proxyAt(m.Ports.RW),
+		RO:       m.proxyAt(m.Ports.RO),
 		MySQL:    m.MySQL,
 		Priority: m.Priority,
 		Site:     m.Site,
@@ -64,11 +70,10 @@ func (m Member) EtcdPeerAddress() string { return m.at(m.Ports.EtcdPeer) }
 
 func (m Member) at(port int) string { return net.JoinHostPort(m.Host, strconv.Itoa(port)) }
 
-// advertise is a listener's address with the host others know; empty for none.
-func advertise(host, listener string) string {
-	_, port, err := net.SplitHostPort(listener)
-	if err != nil {
+// proxyAt is a proxy's address; empty for port 0, which means none.
+func (m Member) proxyAt(port int) string {
+	if port == 0 {
 		return ""
 	}
-	return net.JoinHostPort(host, port)
+	return m.at(port)
 }

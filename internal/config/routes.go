@@ -38,10 +38,13 @@ type Nginx struct {
 	// The configuration file that holds the upstream blocks. Only the server
 	// lines of the blocks named below are changed; the former file is kept.
 	ConfigFile string `yaml:"config_file" need:"true" form:"path"`
-	// Checks the configuration; must exit with 0. No shell.
+	// Checks the configuration; must exit with 0. No shell. An argument that
+	// equals config_file is replaced by the new text's name, so that [nginx,
+	// -t, -c, /etc/nginx/nginx.conf] checks it before it is put in place.
 	TestCommand []string `yaml:"test_command" default:"[nginx, -t]" need:"true"`
-	// Makes nginx read it again. No shell.
-	ReloadCommand []string `yaml:"reload_command" default:"[nginx, -s, reload]" need:"true"`
+	// Makes nginx read it again. No shell. Empty ([]): SIGHUP to the process
+	// of pid_file, which spares starting a program.
+	ReloadCommand []string `yaml:"reload_command" default:"[nginx, -s, reload]"`
 	// nginx's pid file: tells that the reload took effect.
 	PIDFile string `yaml:"pid_file" default:"/run/nginx.pid" need:"true" form:"path"`
 	// The blocks the agent owns.

@@ -61,7 +61,7 @@ func (c Config) warnReach() []string {
 		if port != strconv.Itoa(l.port) {
 			w = append(w, fmt.Sprintf("%s listens on port %s, but the other members are told port %d (ports.%s of member %s)", l.key, port, l.port, l.portPath, own.Name))
 		}
-		if isLoopback(l.address) && !isLoopbackHost(own.Host) && len(c.Cluster.Members) > 1 {
+		if l.guarded && isLoopback(l.address) && !isLoopbackHost(own.Host) && len(c.Cluster.Members) > 1 {
 			w = append(w, fmt.Sprintf("%s is on loopback, but the other members are told to come to %s", l.key, own.Host))
 		}
 	}
