@@ -1,6 +1,10 @@
 package router
 
-import "interrex/internal/topology"
+import (
+	"slices"
+
+	"interrex/internal/topology"
+)
 
 // Phase says whether new work may be sent to the primary of a route.
 type Phase string
@@ -57,6 +61,16 @@ func (r Route) Clone() Route {
 // LeadsTo tells whether sessions for writes may go on to the backend: it is
 // the primary of the route, open or draining.
 func (r Route) LeadsTo(b Backend) bool { return r.Primary != nil && *r.Primary == b }
+
+// Equal tells whether the routes say the same, replicas in the same order.
+func (r Route) Equal(o Route) bool {
+	return r.Epoch == o.Epoch && r.Phase == o.Phase && r.Reason == o.Reason &&
+		samePrimary(r.Primary, o.Primary) && slices.Equal(r.Replicas, o.Replicas)
+}
+
+func samePrimary(a, b *Backend) bool {
+	return a == b || a != nil && b != nil && *a == *b
+}
 
 // cloneBackends keeps nil nil.
 func cloneBackends(bs []Backend) []Backend {

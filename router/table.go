@@ -4,7 +4,6 @@ import (
 	"errors"
 	"fmt"
 	"net"
-	"slices"
 	"strconv"
 	"sync"
 )
@@ -85,7 +84,7 @@ func (t *Table) Subscribe() (changed <-chan struct{}, cancel func()) {
 // set stores the route and tells the subscribers, unless nothing changed. The
 // caller holds the lock.
 func (t *Table) set(next Route) (changed bool) {
-	if equal(t.route, next) {
+	if t.route.Equal(next) {
 		return false
 	}
 	t.route = next
@@ -160,12 +159,3 @@ func (b Backend) validate() error {
 
 // String names the backend as logs and errors do.
 func (b Backend) String() string { return string(b.Node) + " (" + b.Address + ")" }
-
-func samePrimary(a, b *Backend) bool {
-	return a == b || a != nil && b != nil && *a == *b
-}
-
-func equal(a, b Route) bool {
-	return a.Epoch == b.Epoch && a.Phase == b.Phase && a.Reason == b.Reason &&
-		samePrimary(a.Primary, b.Primary) && slices.Equal(a.Replicas, b.Replicas)
-}

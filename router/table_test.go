@@ -248,7 +248,7 @@ func TestInvariant_I5(t *testing.T) {
 				case after.Epoch < before.Epoch,
 					after.Epoch == before.Epoch && after.stage() < before.stage():
 					t.Fatalf("went back from %+v to %+v", before, after)
-				case err != nil && applied, err != nil && !equal(before, after):
+				case err != nil && applied, err != nil && !before.Equal(after):
 					t.Fatalf("refused %+v but went from %+v to %+v", r, before, after)
 				}
 			}
