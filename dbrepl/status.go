@@ -16,8 +16,12 @@ type Status struct {
 	// BootID changes whenever the server process is another one
 	// (pid and start time of the process, or the server's start time where
 	// the process is not local).
-	BootID        string   `json:"boot_id"`
-	Executed      gtid.Set `json:"executed"`
+	BootID   string   `json:"boot_id"`
+	Executed gtid.Set `json:"executed"`
+	// Committing holds what is in the binary log and not yet in Executed
+	// (gtid_owned): read before Executed, so that a commit acknowledged before
+	// the probe began is in one of the two.
+	Committing    gtid.Set `json:"committing"`
 	Received      gtid.Set `json:"received"` // executed ∪ retrieved
 	ReadOnly      bool     `json:"read_only"`
 	SuperReadOnly bool     `json:"super_read_only"`

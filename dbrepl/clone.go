@@ -1,0 +1,140 @@
+package dbrepl
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"net"
+	"strconv"
+	"time"
+
+	"go.uber.org/zap"
+)
+
+// cloneInterval is how often a running clone's progress is read.
+const cloneInterval = 200 * time.Millisecond
+
+// CloneProgress tells how far a clone has come.
+type CloneProgress struct {
+	Stage string // as the server names it: DROP DATA, FILE COPY, PAGE COPY, REDO COPY, …
+	Done  uint64 // bytes of this stage
+	Total uint64 // bytes of this stage, as estimated
+}
+
+// Clone replaces all data of the instance by a copy of the donor's, made as
+// the donor's clone account. Everything the instance had is gone: save it
+// before (SaveErrant). At the end the server process exits (code 16) and is to
+// be started again by its supervisor; Clone returns when it is back and says
+// that the clone was completed. The instance keeps its server uuid and
+// persisted settings, and has the donor's accounts and GTID set; it replicates
+// from nobody. progress may be nil; it is called from one goroutine, which has
+// ended when Clone returns.
+func (i *Instance) Clone(ctx context.Context, donorAddress, donorUser, donorPassword string, progress func(CloneProgress)) error {
+	if err := i.clone(ctx, donorAddress, donorUser, donorPassword, progress); err != nil {
+		return fmt.Errorf("clone from %s: %w", donorAddress, err)
+	}
+	return nil
+}
+
+func (i *Instance) clone(ctx context.Context, address, user, password string, progress func(CloneProgress)) error {
+	host, service, err := net.SplitHostPort(address)
+	if err != nil {
+		return err
+	}
+	port, err := strconv.ParseUint(service, 10, 16)
+	if err != nil {
+		return err
+	}
+	before, err := i.Probe(ctx)
+	if err != nil {
+		return err
+	}
+	if before.Source != nil {
+		for _, statement := range []string{"STOP REPLICA FOR CHANNEL ''", "RESET REPLICA ALL FOR CHANNEL ''"} {
+			if err := i.order(ctx, statement); err != nil {
+				return err
+			}
+		}
+	}
+	if err := i.order(ctx, "SET GLOBAL clone_valid_donor_list = ?", net.JoinHostPort(host, service)); err != nil {
+		return err
+	}
+	statement := "CLONE INSTANCE FROM ?@?:" + strconv.FormatUint(port, 10) + " IDENTIFIED BY ?"
+	if i.cfg.TLS != nil {
+		statement += " REQUIRE SSL"
+	}
+	watching, stop := context.WithCancel(ctx)
+	watched := make(chan struct{})
+	go func() {
+		defer close(watched)
+		i.watchClone(watching, progress)
+	}()
+	err = i.order(ctx, statement, user, host, password)
+	stop()
+	<-watched
+	if err != nil && (refusedByServer(err) && !isServerError(err, errRestartFailed) || ctx.Err() != nil) {
+		return err
+	}
+	i.log.Info("clone has ended, server restarts", zap.NamedError("answer", err))
+	return i.awaitClone(ctx, before.BootID, err)
+}
+
+// awaitClone waits for another server process and asks it how the clone ended.
+func (i *Instance) awaitClone(ctx context.Context, before string, answer error) error {
+	ticker := time.NewTicker(cloneInterval)
+	defer ticker.Stop()
+	last := answer
+	for {
+		s, err := i.Probe(ctx)
+		if err == nil && s.BootID != before {
+			return i.cloneOutcome(ctx)
+		}
+		if err != nil {
+			last = err
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("wait for the restarted server: %w; last seen: %w", context.Cause(ctx), last)
+		case <-ticker.C:
+		}
+	}
+}
+
+func (i *Instance) cloneOutcome(ctx context.Context) error {
+	var state, message string
+	err := i.command.QueryRowContext(ctx, "SELECT state, error_message FROM performance_schema.clone_status").Scan(&state, &message)
+	if err != nil {
+		return fmt.Errorf("read outcome: %w", err)
+	}
+	if state != "Completed" {
+		return fmt.Errorf("it is %s: %s", state, message)
+	}
+	return nil
+}
+
+// watchClone reports the stage in progress until ctx ends.
+func (i *Instance) watchClone(ctx context.Context, progress func(CloneProgress)) {
+	if progress == nil {
+		return
+	}
+	ticker := time.NewTicker(cloneInterval)
+	defer ticker.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-ticker.C:
+		}
+		var p CloneProgress
+		err := i.command.QueryRowContext(ctx, `SELECT stage, COALESCE(data, 0), COALESCE(estimate, 0) FROM performance_schema.clone_progress
+			WHERE state = 'In Progress' ORDER BY begin_time DESC LIMIT 1`).Scan(&p.Stage, &p.Done, &p.Total)
+		switch {
+		case err == nil:
+			progress(p)
+		case errors.Is(err, sql.ErrNoRows), ctx.Err() != nil:
+		default: // the clone itself tells what went wrong
+			i.log.Debug("clone progress cannot be read", zap.Error(err))
+		}
+	}
+}

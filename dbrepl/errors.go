@@ -1,0 +1,150 @@
+package dbrepl
+
+import (
+	"context"
+	"database/sql/driver"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"syscall"
+
+	"github.com/go-sql-driver/mysql"
+)
+
+var (
+	// ErrUnsupported is returned by Probe and Prepare for a server that is no
+	// MySQL 8.0.26 or later (MariaDB among them). Nothing was done to it.
+	ErrUnsupported = errors.New("unsupported server")
+	// ErrOutcomeUnknown is returned when a statement was sent and neither its
+	// success nor its end could be seen. It may take effect later: look at
+	// the instance before ordering anything else.
+	ErrOutcomeUnknown = errors.New("outcome unknown")
+	// ErrGivenUp is returned when ctx ended before a statement did; its server
+	// thread was killed and seen gone, so it will not take effect any more.
+	ErrGivenUp = errors.New("statement given up and ended")
+	// ErrCommitsWaiting is returned by Follow and Isolate while commits wait
+	// for acknowledgements: releasing them would tell clients of a success
+	// that is none (I2). Let an acker acknowledge them, or end the process
+	// (StopServer) and compare its sets when it is back.
+	ErrCommitsWaiting = errors.New("commits wait for an acknowledgement")
+	// ErrCloseTimedOut is returned by CloseWrites when it did not succeed in
+	// time and was undone: the instance is open as before.
+	ErrCloseTimedOut = errors.New("close timed out and was undone")
+	// ErrApplierStopped is returned by CatchUp and Follow when the applier
+	// does not run although it was started; the message has its own error.
+	ErrApplierStopped = errors.New("applier is stopped")
+	// ErrNotCaughtUp is returned by CatchUp when the limit passed first.
+	ErrNotCaughtUp = errors.New("not caught up")
+	// ErrNotReplicated is returned by Retire for an instance that has received
+	// what it has not executed; its relay log is kept (I8).
+	ErrNotReplicated = errors.New("received transactions are not executed")
+	// ErrIncomplete is returned by SaveErrant when the binary logs do not have
+	// all that was asked for; no file was left.
+	ErrIncomplete = errors.New("not all transactions are in the binary logs")
+	// ErrNotLocal is returned by StopServer when the server's process cannot
+	// be found, with certainty, on this host. Nothing was done to it.
+	ErrNotLocal = errors.New("server process is not on this host")
+)
+
+// FailureKind says in which way an instance failed to answer.
+type FailureKind string
+
+// The kinds of failures, from Classify.
+const (
+	Refused            FailureKind = "refused"              // nobody listens
+	Broken             FailureKind = "broken"               // the connection ended under a question
+	ConnectTimedOut    FailureKind = "connect timed out"    // no connection, or no greeting, in time
+	QueryTimedOut      FailureKind = "query timed out"      // connected, and no answer in time
+	TooManyConnections FailureKind = "too many connections" // alive, and saturated
+	AccessDenied       FailureKind = "access denied"        // alive, and the account or a privilege is wrong
+	ReadOnly           FailureKind = "read only"            // alive, and closed for writes
+	Other              FailureKind = "other"
+)
+
+// Numbers of server errors, as in the manual's error reference.
+const (
+	errAccessDeniedDB     = 1044
+	errAccessDenied       = 1045
+	errNoSuchThread       = 1094
+	errUnknownDatabase    = 1049
+	errTooManyConnections = 1040
+	errCommandDenied      = 1142
+	errColumnDenied       = 1143
+	errNoSuchTable        = 1146
+	errUnknownVariable    = 1193
+	errUserLimit          = 1203
+	errUserResource       = 1226
+	errSpecificAccess     = 1227
+	errOptionPrevents     = 1290
+	errQueryInterrupted   = 1317
+	errReadOnlyMode       = 1836
+	errAccountLocked      = 3118
+	errRestartFailed      = 3707
+)
+
+// connectError marks what went wrong before a connection was usable.
+type connectError struct{ err error }
+
+func (e *connectError) Error() string { return "connect: " + e.err.Error() }
+func (e *connectError) Unwrap() error { return e.err }
+
+// Classify tells how an instance failed, from an error of Ping or Probe. It
+// says nothing of whose fault it is: that takes more than one observer.
+func Classify(err error) FailureKind {
+	var refusal *mysql.MySQLError
+	if errors.As(err, &refusal) {
+		return classifyNumber(refusal.Number)
+	}
+	var connecting *connectError
+	var netErr net.Error
+	switch {
+	case errors.Is(err, syscall.ECONNREFUSED), errors.Is(err, os.ErrNotExist):
+		return Refused
+	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded),
+		errors.As(err, &netErr) && netErr.Timeout():
+		if errors.As(err, &connecting) {
+			return ConnectTimedOut
+		}
+		return QueryTimedOut
+	case errors.Is(err, mysql.ErrInvalidConn), errors.Is(err, driver.ErrBadConn), errors.Is(err, io.EOF),
+		errors.Is(err, io.ErrUnexpectedEOF), errors.Is(err, syscall.ECONNRESET), errors.Is(err, syscall.EPIPE):
+		return Broken
+	default:
+		return Other
+	}
+}
+
+func classifyNumber(number uint16) FailureKind {
+	switch number {
+	case errTooManyConnections, errUserLimit, errUserResource:
+		return TooManyConnections
+	case errAccessDenied, errAccessDeniedDB, errCommandDenied, errColumnDenied, errSpecificAccess, errAccountLocked:
+		return AccessDenied
+	case errOptionPrevents, errReadOnlyMode:
+		return ReadOnly
+	default:
+		return Other
+	}
+}
+
+// isServerError tells whether the server itself answered with one of numbers.
+func isServerError(err error, numbers ...uint16) bool {
+	var e *mysql.MySQLError
+	if !errors.As(err, &e) {
+		return false
+	}
+	for _, n := range numbers {
+		if e.Number == n {
+			return true
+		}
+	}
+	return false
+}
+
+// refusedByServer tells whether the server answered that a statement failed:
+// then it has no effect. An interruption is no such answer.
+func refusedByServer(err error) bool {
+	var e *mysql.MySQLError
+	return errors.As(err, &e) && e.Number != errQueryInterrupted
+}

@@ -1,0 +1,194 @@
+package dbrepl
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+)
+
+// heartbeatUnit is the finest the server keeps a heartbeat period in.
+const heartbeatUnit = time.Millisecond
+
+// retryCount makes a receiver try its source about for ever, every second.
+const retryCount = 1 << 30
+
+// FollowSpec says whom an instance replicates from, and whether it
+// acknowledges.
+type FollowSpec struct {
+	Host string
+	Port int
+	// Acker switches acknowledging on. Only for an instance that is in the
+	// register (I3).
+	Acker bool
+}
+
+// Follow closes the instance, ends its role as a semi-sync source, and makes
+// it replicate from the given source. The applier is left running, or is
+// started; where the instance follows this source already, as told, nothing
+// is touched. It returns when the receiver was started, not when it is
+// connected.
+//
+// The caller has made sure that the source has all that this instance ever
+// received: a change of source may drop what was received and is not executed.
+// An instance whose applier does not run and which has such transactions is
+// refused all the same, with ErrApplierStopped. ErrCommitsWaiting: see there.
+func (i *Instance) Follow(ctx context.Context, spec FollowSpec) error {
+	if err := i.follow(ctx, spec); err != nil {
+		return fmt.Errorf("follow %s:%d: %w", spec.Host, spec.Port, err)
+	}
+	return nil
+}
+
+func (i *Instance) follow(ctx context.Context, spec FollowSpec) error {
+	if err := i.shut(ctx); err != nil {
+		return err
+	}
+	if err := i.disarm(ctx); err != nil {
+		return err
+	}
+	current, err := i.replication(ctx)
+	if err != nil {
+		return err
+	}
+	acker, err := i.ackerState(ctx)
+	if err != nil {
+		return err
+	}
+	pointed := current.configured() && current.host == spec.Host && current.port == spec.Port && current.autoPosition &&
+		current.user == i.cfg.ReplUser && current.heartbeat == i.cfg.HeartbeatPeriod.Round(heartbeatUnit)
+	if pointed && acker.is(spec.Acker, current.receiver) && current.receiver != "OFF" && current.applier == "ON" {
+		return nil
+	}
+	// What acknowledges now must stop before it is told otherwise, and the
+	// flag counts at the receiver's next start only.
+	if current.configured() && (current.receiver != "OFF") && !(pointed && acker.is(spec.Acker, current.receiver)) {
+		if err := i.order(ctx, "STOP REPLICA IO_THREAD FOR CHANNEL ''"); err != nil {
+			return err
+		}
+	}
+	if acker.enabled != spec.Acker {
+		if err := i.order(ctx, "SET GLOBAL rpl_semi_sync_replica_enabled = ?", spec.Acker); err != nil {
+			return err
+		}
+	}
+	if !pointed {
+		if err := i.keepRelayLog(ctx); err != nil {
+			return err
+		}
+		if err := i.point(ctx, spec); err != nil {
+			return err
+		}
+	}
+	return i.order(ctx, "START REPLICA FOR CHANNEL ''")
+}
+
+// shut makes super_read_only ON, and tells of waiting commits if these are why
+// it cannot.
+func (i *Instance) shut(ctx context.Context) error {
+	err := i.order(ctx, "SET GLOBAL super_read_only = ON")
+	if err == nil || !(errors.Is(err, ErrGivenUp) || errors.Is(err, ErrOutcomeUnknown)) {
+		return err
+	}
+	// ctx has ended; this question has its own time.
+	asking, cancel := context.WithTimeout(context.WithoutCancel(ctx), i.cfg.QueryTimeout)
+	defer cancel()
+	waiting, askErr := i.waitingCommits(asking)
+	if askErr == nil && waiting > 0 {
+		return fmt.Errorf("%w: %d sessions: %w", ErrCommitsWaiting, waiting, err)
+	}
+	return err
+}
+
+// disarm switches the source role off, on a closed instance only. It may take
+// the server a second. A commit that waits would be released by it.
+func (i *Instance) disarm(ctx context.Context) error {
+	var enabled bool
+	if err := i.command.QueryRowContext(ctx, "SELECT @@global.rpl_semi_sync_source_enabled").Scan(&enabled); err != nil {
+		return fmt.Errorf("read semi-sync role: %w", err)
+	}
+	if !enabled {
+		return nil
+	}
+	waiting, err := i.waitingCommits(ctx)
+	if err != nil {
+		return err
+	}
+	if waiting > 0 {
+		return fmt.Errorf("%w: %d sessions", ErrCommitsWaiting, waiting)
+	}
+	return i.order(ctx, "SET GLOBAL rpl_semi_sync_source_enabled = OFF")
+}
+
+// waitingCommits counts the sessions whose commit waits for an
+// acknowledgement, by the plugin's own count and by the sessions' states.
+func (i *Instance) waitingCommits(ctx context.Context) (int, error) {
+	var waiting int
+	err := i.command.QueryRowContext(ctx, `SELECT GREATEST(
+		(SELECT COUNT(*) FROM performance_schema.threads WHERE processlist_state LIKE 'Waiting for semi-sync ACK%'),
+		COALESCE((SELECT variable_value + 0 FROM performance_schema.global_status
+			WHERE variable_name = 'Rpl_semi_sync_source_wait_sessions'), 0))`).Scan(&waiting)
+	if err != nil {
+		return 0, fmt.Errorf("count waiting commits: %w", err)
+	}
+	return waiting, nil
+}
+
+// ackerState is the semi-sync replica role: as set, and as it is.
+type ackerState struct{ enabled, active bool }
+
+// is tells whether the role is as wanted, given the receiver's state: one that
+// is not connected is not active and will be as set.
+func (a ackerState) is(wanted bool, receiver string) bool {
+	return a.enabled == wanted && (receiver != "ON" || a.active == wanted)
+}
+
+func (i *Instance) ackerState(ctx context.Context) (ackerState, error) {
+	var a ackerState
+	err := i.command.QueryRowContext(ctx, `SELECT @@global.rpl_semi_sync_replica_enabled, COALESCE((SELECT variable_value = 'ON'
+		FROM performance_schema.global_status WHERE variable_name = 'Rpl_semi_sync_replica_status'), 0)`).Scan(&a.enabled, &a.active)
+	if err != nil {
+		return a, fmt.Errorf("read acknowledging role: %w", err)
+	}
+	return a, nil
+}
+
+// keepRelayLog sees to it that a change of source drops nothing that is not
+// executed: a running applier keeps its relay log (I8).
+func (i *Instance) keepRelayLog(ctx context.Context) error {
+	current, err := i.replication(ctx)
+	if err != nil || !current.configured() || current.applier == "ON" {
+		return err
+	}
+	executed, err := executedSet(ctx, i.command)
+	if err != nil {
+		return err
+	}
+	rest := current.retrieved.Minus(executed)
+	if rest.IsEmpty() {
+		return nil
+	}
+	if err := i.order(ctx, "START REPLICA SQL_THREAD FOR CHANNEL ''"); err != nil {
+		return err
+	}
+	if current, err = i.replication(ctx); err != nil {
+		return err
+	}
+	if current.applier != "ON" {
+		return fmt.Errorf("%w with %d transactions unapplied: %s", ErrApplierStopped, rest.Count(), current.applierError)
+	}
+	return nil
+}
+
+// point changes the source; the receiver is stopped, the applier may run.
+func (i *Instance) point(ctx context.Context, spec FollowSpec) error {
+	statement := `CHANGE REPLICATION SOURCE TO SOURCE_HOST = ?, SOURCE_PORT = ?, SOURCE_USER = ?, SOURCE_PASSWORD = ?,
+		SOURCE_AUTO_POSITION = 1, SOURCE_CONNECT_RETRY = 1, SOURCE_RETRY_COUNT = ?, SOURCE_HEARTBEAT_PERIOD = ?, `
+	if i.cfg.TLS != nil {
+		statement += "SOURCE_SSL = 1"
+	} else {
+		statement += "SOURCE_SSL = 0, GET_SOURCE_PUBLIC_KEY = 1"
+	}
+	return i.order(ctx, statement+" FOR CHANNEL ''", spec.Host, spec.Port, i.cfg.ReplUser, i.cfg.ReplPassword,
+		retryCount, i.cfg.HeartbeatPeriod.Round(heartbeatUnit).Seconds())
+}

@@ -1,0 +1,208 @@
+package dbrepl
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"strconv"
+	"time"
+
+	"interrex/internal/gtid"
+	"interrex/internal/topology"
+)
+
+// Probe reads the whole Status in two round trips on a warm connection of its
+// own, within QueryTimeout each; a third one is needed while the applier is
+// behind or stopped, or a plugin or the marker table is missing. Its errors
+// are for Classify, or ErrUnsupported.
+func (i *Instance) Probe(ctx context.Context) (Status, error) {
+	ctx, cancel := context.WithTimeout(ctx, i.cfg.ConnectTimeout+3*i.cfg.QueryTimeout)
+	defer cancel()
+	conn, err := i.probe.Conn(ctx)
+	if err != nil {
+		return Status{}, fmt.Errorf("probe instance: %w", err)
+	}
+	defer conn.Close()
+	s, err := i.read(ctx, conn)
+	if isServerError(err, errUnknownVariable, errNoSuchTable, errUnknownDatabase) {
+		// A plugin or the table was there and is gone: another server.
+		i.known.Store(&features{})
+		s, err = i.read(ctx, conn)
+	}
+	if err != nil {
+		return Status{}, fmt.Errorf("probe instance: %w", err)
+	}
+	return s, nil
+}
+
+// read asks the two questions. The executed set is in the first, the received
+// one in the second: what is executed was received before, never after.
+func (i *Instance) read(ctx context.Context, q querier) (Status, error) {
+	f := *i.known.Load()
+	if !f.complete() {
+		var err error
+		if f, err = i.discover(ctx, q); err != nil {
+			return Status{}, err
+		}
+	}
+	var s Status
+	if err := i.readVariables(ctx, q, f, &s); err != nil {
+		return Status{}, err
+	}
+	if err := i.readState(ctx, q, f, &s); err != nil {
+		return Status{}, err
+	}
+	if s.Source != nil && (s.Source.Unapplied > 0 || !s.Source.ApplierOn) {
+		if err := i.readApplier(ctx, q, s.Source); err != nil {
+			return Status{}, err
+		}
+	}
+	return s, nil
+}
+
+func (i *Instance) readVariables(ctx context.Context, q querier, f features, s *Status) error {
+	ctx, cancel := context.WithTimeout(ctx, i.cfg.QueryTimeout)
+	defer cancel()
+	query := "SELECT @@global.server_uuid, @@global.version, @@global.gtid_executed, @@global.read_only, @@global.super_read_only"
+	var executed string
+	targets := []any{&s.ServerUUID, &s.Version, &executed, &s.ReadOnly, &s.SuperReadOnly}
+	if f.source {
+		query += `, @@global.rpl_semi_sync_source_enabled, @@global.rpl_semi_sync_source_wait_for_replica_count,
+			@@global.rpl_semi_sync_source_timeout, @@global.rpl_semi_sync_source_wait_no_replica, @@global.rpl_semi_sync_source_wait_point`
+		targets = append(targets, &s.SemiSync.SourceEnabled, &s.SemiSync.WaitFor,
+			&s.SemiSync.TimeoutMillis, &s.SemiSync.WaitNoReplica, &s.SemiSync.WaitPoint)
+	}
+	if f.replica {
+		query += ", @@global.rpl_semi_sync_replica_enabled"
+		targets = append(targets, &s.SemiSync.ReplicaEnabled)
+	}
+	if err := q.QueryRowContext(ctx, query).Scan(targets...); err != nil {
+		return err
+	}
+	var err error
+	if s.Executed, err = gtid.Parse(executed); err != nil {
+		return err
+	}
+	return checkVersion(s.Version)
+}
+
+// stateQuery asks for all that is in the performance schema, as one row.
+// The time since the last sign of the source is by the server's own clock.
+const stateQuery = `SELECT g.started, t.thread_os_id, g.active, g.clients, g.wait_sessions, g.no_tx,
+	c.host, c.port, s.source_uuid, s.service_state, s.last_error_message, s.received_transaction_set,
+	UNIX_TIMESTAMP(NOW(6)) * 1000000, 1000000 * GREATEST(UNIX_TIMESTAMP(s.last_heartbeat_timestamp),
+		UNIX_TIMESTAMP(s.last_queued_transaction_end_queue_timestamp), UNIX_TIMESTAMP(s.queueing_transaction_start_queue_timestamp)),
+	a.service_state
+	FROM (SELECT UNIX_TIMESTAMP() - MAX(IF(variable_name = 'Uptime', variable_value, NULL)) AS started,
+		COALESCE(MAX(IF(variable_name = 'Rpl_semi_sync_replica_status', variable_value = 'ON', NULL)), 0) AS active,
+		COALESCE(MAX(IF(variable_name = 'Rpl_semi_sync_source_clients', variable_value, NULL)), 0) AS clients,
+		COALESCE(MAX(IF(variable_name = 'Rpl_semi_sync_source_wait_sessions', variable_value, NULL)), 0) AS wait_sessions,
+		COALESCE(MAX(IF(variable_name = 'Rpl_semi_sync_source_no_tx', variable_value, NULL)), 0) AS no_tx
+		FROM performance_schema.global_status WHERE variable_name IN ('Uptime', 'Rpl_semi_sync_replica_status',
+		'Rpl_semi_sync_source_clients', 'Rpl_semi_sync_source_wait_sessions', 'Rpl_semi_sync_source_no_tx')) AS g
+	LEFT JOIN performance_schema.threads AS t ON t.name = 'thread/sql/main'
+	LEFT JOIN performance_schema.replication_connection_configuration AS c ON c.channel_name = ''
+	LEFT JOIN performance_schema.replication_connection_status AS s ON s.channel_name = ''
+	LEFT JOIN performance_schema.replication_applier_status AS a ON a.channel_name = ''`
+
+func (i *Instance) readState(ctx context.Context, q querier, f features, s *Status) error {
+	ctx, cancel := context.WithTimeout(ctx, i.cfg.QueryTimeout)
+	defer cancel()
+	var (
+		started, thread                            sql.NullFloat64
+		host, uuid, receiver, fault, received, app sql.NullString
+		port                                       sql.NullInt64
+		now                                        float64
+		lastSeen                                   sql.NullFloat64
+	)
+	err := q.QueryRowContext(ctx, stateQuery).Scan(&started, &thread,
+		&s.SemiSync.ReplicaActive, &s.SemiSync.Clients, &s.SemiSync.WaitSessions, &s.SemiSync.NoTx,
+		&host, &port, &uuid, &receiver, &fault, &received, &now, &lastSeen, &app)
+	if err != nil {
+		return err
+	}
+	// Both are constant while the process lives: Uptime and the clock are of
+	// the same moment, and the main thread's id is the process's.
+	s.BootID = fmt.Sprintf("%.0f-%.0f", started.Float64, thread.Float64)
+	s.Received = s.Executed
+	if f.marker {
+		if s.Marker, _, err = i.readMarker(ctx, q); err != nil {
+			return err
+		}
+	}
+	if host.String == "" {
+		return nil
+	}
+	retrieved, err := gtid.Parse(received.String)
+	if err != nil {
+		return err
+	}
+	s.Received = s.Executed.Union(retrieved)
+	s.Source = &SourceStatus{
+		Host: host.String, Port: int(port.Int64), ServerUUID: uuid.String,
+		ReceiverOn: receiver.String == "ON", ReceiverState: receiver.String, ReceiverError: fault.String,
+		ApplierOn:    app.String == "ON",
+		HeartbeatAge: -1,
+		Unapplied:    retrieved.Minus(s.Executed).Count(),
+	}
+	if lastSeen.Float64 > 0 {
+		s.Source.HeartbeatAge = max(0, time.Duration(now-lastSeen.Float64)*time.Microsecond)
+	}
+	return nil
+}
+
+// readApplier asks for the applier's error and how old what it applies is.
+func (i *Instance) readApplier(ctx context.Context, q querier, s *SourceStatus) error {
+	ctx, cancel := context.WithTimeout(ctx, i.cfg.QueryTimeout)
+	defer cancel()
+	var workers, coordinator sql.NullString
+	var lag sql.NullFloat64
+	err := q.QueryRowContext(ctx, `SELECT MAX(IF(last_error_number <> 0, last_error_message, NULL)),
+		(SELECT MAX(IF(last_error_number <> 0, last_error_message, NULL))
+			FROM performance_schema.replication_applier_status_by_coordinator WHERE channel_name = ''),
+		1000000 * (UNIX_TIMESTAMP(NOW(6)) - COALESCE(
+			MIN(NULLIF(UNIX_TIMESTAMP(applying_transaction_original_commit_timestamp), 0)),
+			MAX(NULLIF(UNIX_TIMESTAMP(last_applied_transaction_original_commit_timestamp), 0))))
+		FROM performance_schema.replication_applier_status_by_worker WHERE channel_name = ''`).Scan(&workers, &coordinator, &lag)
+	if err != nil {
+		return err
+	}
+	s.ApplierError = workers.String
+	if s.ApplierError == "" {
+		s.ApplierError = coordinator.String
+	}
+	if s.Unapplied > 0 {
+		s.Lag = max(0, time.Duration(lag.Float64)*time.Microsecond)
+	}
+	return nil
+}
+
+// readMarker reads the newest marker row; without one it is zero and false.
+func (i *Instance) readMarker(ctx context.Context, q querier) (topology.Marker, bool, error) {
+	var m topology.Marker
+	var epoch, node string
+	err := q.QueryRowContext(ctx, "SELECT epoch, node, written_at FROM "+i.markerTable()+" ORDER BY epoch DESC LIMIT 1").
+		Scan(&epoch, &node, &m.At)
+	if errors.Is(err, sql.ErrNoRows) {
+		return topology.Marker{}, false, nil
+	}
+	if err != nil {
+		return topology.Marker{}, false, err
+	}
+	number, err := strconv.ParseUint(epoch, 10, 64)
+	if err != nil {
+		return topology.Marker{}, false, fmt.Errorf("read marker: %w", err)
+	}
+	m.Epoch, m.Node = topology.Epoch(number), topology.NodeName(node)
+	return m, true, nil
+}
+
+// executedSet asks for the executed set alone.
+func executedSet(ctx context.Context, q querier) (gtid.Set, error) {
+	var text string
+	if err := q.QueryRowContext(ctx, "SELECT @@global.gtid_executed").Scan(&text); err != nil {
+		return gtid.Set{}, fmt.Errorf("read executed set: %w", err)
+	}
+	return gtid.Parse(text)
+}

@@ -1,0 +1,133 @@
+package dbrepl
+
+import (
+	"context"
+	"fmt"
+	"math"
+
+	"interrex/internal/gtid"
+	"interrex/internal/topology"
+)
+
+// semiSyncTimeout is the longest the server takes for
+// rpl_semi_sync_source_timeout, in milliseconds (49 days): a commit without
+// acknowledgement is never released by the time (I2).
+const semiSyncTimeout = math.MaxUint32
+
+// Arm makes every commit from now on wait, without a limit, for the
+// acknowledgement of k replicas, before it is visible (AFTER_SYNC). It returns
+// when the server says that it is so. It may be called again with another k:
+// what waits then is judged by the new one.
+func (i *Instance) Arm(ctx context.Context, k int) error {
+	if k < 1 || k > math.MaxUint16 {
+		return fmt.Errorf("arm semi-sync: k is %d, not between 1 and %d", k, math.MaxUint16)
+	}
+	if err := i.arm(ctx, k); err != nil {
+		return fmt.Errorf("arm semi-sync: %w", err)
+	}
+	return nil
+}
+
+func (i *Instance) arm(ctx context.Context, k int) error {
+	// The role last: it begins with all else in force.
+	err := i.order(ctx, `SET GLOBAL rpl_semi_sync_source_wait_point = 'AFTER_SYNC', GLOBAL rpl_semi_sync_source_timeout = ?,
+		GLOBAL rpl_semi_sync_source_wait_no_replica = ON, GLOBAL rpl_semi_sync_source_wait_for_replica_count = ?,
+		GLOBAL rpl_semi_sync_source_enabled = ON`, semiSyncTimeout, k)
+	if err != nil {
+		return err
+	}
+	var enabled, waits bool
+	var point, status string
+	var timeout uint64
+	var count int
+	err = i.command.QueryRowContext(ctx, `SELECT @@global.rpl_semi_sync_source_enabled, @@global.rpl_semi_sync_source_wait_no_replica,
+		@@global.rpl_semi_sync_source_wait_point, @@global.rpl_semi_sync_source_timeout, @@global.rpl_semi_sync_source_wait_for_replica_count,
+		(SELECT variable_value FROM performance_schema.global_status WHERE variable_name = 'Rpl_semi_sync_source_status')`).
+		Scan(&enabled, &waits, &point, &timeout, &count, &status)
+	if err != nil {
+		return fmt.Errorf("read back: %w", err)
+	}
+	if !enabled || !waits || point != "AFTER_SYNC" || timeout != semiSyncTimeout || count != k || status != "ON" {
+		return fmt.Errorf("read back: enabled %v, status %s, wait point %s, timeout %d ms, wait without replicas %v, wait for %d: not as ordered",
+			enabled, status, point, timeout, waits, count)
+	}
+	return nil
+}
+
+// WriteMarker writes the epoch's marker row while the instance is still closed
+// for everybody else (read_only stays ON, super_read_only goes OFF), and
+// returns the executed set when it is acknowledged. When ctx ends first the
+// error is ErrOutcomeUnknown: the row is in the binary log and may be
+// acknowledged later; super_read_only stays OFF, as it could not be closed
+// behind a waiting commit. It may be repeated for the same epoch.
+func (i *Instance) WriteMarker(ctx context.Context, m topology.Marker) (gtid.Set, error) {
+	executed, err := i.writeMarker(ctx, m)
+	if err != nil {
+		return gtid.Set{}, fmt.Errorf("write marker of epoch %d: %w", m.Epoch, err)
+	}
+	return executed, nil
+}
+
+func (i *Instance) writeMarker(ctx context.Context, m topology.Marker) (gtid.Set, error) {
+	if err := i.order(ctx, "SET GLOBAL super_read_only = OFF"); err != nil {
+		return gtid.Set{}, err
+	}
+	err := i.order(ctx, "REPLACE INTO "+i.markerTable()+" (epoch, node, written_at) VALUES (?, ?, ?)",
+		uint64(m.Epoch), string(m.Node), m.At.UTC())
+	switch {
+	case err == nil:
+		return executedSet(ctx, i.command)
+	case refusedByServer(err):
+		return gtid.Set{}, err
+	default: // also when its session is gone: its commit is not
+		return gtid.Set{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+	}
+}
+
+// OpenWrites lets clients write: read_only and super_read_only are OFF when it
+// returns. The event scheduler is left as it is.
+func (i *Instance) OpenWrites(ctx context.Context) error {
+	if err := i.order(ctx, "SET GLOBAL super_read_only = OFF, GLOBAL read_only = OFF"); err != nil {
+		return fmt.Errorf("open for writes: %w", err)
+	}
+	return nil
+}
+
+// Retire ends an open primary's past as a replica: its replication
+// configuration is forgotten and it acknowledges for nobody. An instance that
+// has received what it has not executed is refused with ErrNotReplicated. It
+// takes some 10 ms, and is best called after OpenWrites.
+func (i *Instance) Retire(ctx context.Context) error {
+	if err := i.retire(ctx); err != nil {
+		return fmt.Errorf("retire replica: %w", err)
+	}
+	return nil
+}
+
+func (i *Instance) retire(ctx context.Context) error {
+	current, err := i.replication(ctx)
+	if err != nil {
+		return err
+	}
+	if current.configured() {
+		if err := i.order(ctx, "STOP REPLICA IO_THREAD FOR CHANNEL ''"); err != nil {
+			return err
+		}
+		executed, err := executedSet(ctx, i.command)
+		if err != nil {
+			return err
+		}
+		if current, err = i.replication(ctx); err != nil {
+			return err
+		}
+		if rest := current.retrieved.Minus(executed); !rest.IsEmpty() {
+			return fmt.Errorf("%w: %s", ErrNotReplicated, rest)
+		}
+		for _, statement := range []string{"STOP REPLICA FOR CHANNEL ''", "RESET REPLICA ALL FOR CHANNEL ''"} {
+			if err := i.order(ctx, statement); err != nil {
+				return err
+			}
+		}
+	}
+	return i.order(ctx, "SET GLOBAL rpl_semi_sync_replica_enabled = OFF")
+}
