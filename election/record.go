@@ -12,18 +12,24 @@ import (
 // every change of it is one compare-and-swap and nobody can see half of one.
 // Only the member that holds the leader key may change it.
 type State struct {
-	// Format is the version of this record; unknown fields of a newer one
-	// are an error for an older agent's writes, never dropped silently.
+	// Format is the version of this record. Fields of a newer one that this
+	// build does not know are kept by Update, never dropped.
 	Format  int    `json:"format"`
 	Cluster string `json:"cluster"`
 	// Epoch is the highest epoch ever issued (I5). It may be above
 	// Primary.Epoch: then an operation was claimed and has not (or not yet)
 	// established a primary.
-	Epoch     topology.Epoch `json:"epoch"`
-	Primary   *Primary       `json:"primary,omitempty"` // nil before bootstrap
-	Register  Register       `json:"register"`
-	Operation *Operation     `json:"operation,omitempty"` // nil when none is in flight
-	Paused    *Pause         `json:"paused,omitempty"`
+	Epoch    topology.Epoch `json:"epoch"`
+	Primary  *Primary       `json:"primary,omitempty"` // nil before bootstrap
+	Register Register       `json:"register"`
+	// Sources says for each instance on whom it was last ordered to hold an
+	// acknowledging receiver. It is written before the order is given. An
+	// instance that could not be reached since may still acknowledge commits
+	// of that one, so it must be registered when that one becomes primary
+	// again (I1).
+	Sources   map[topology.NodeName]topology.NodeName `json:"sources,omitempty"`
+	Operation *Operation                              `json:"operation,omitempty"` // nil when none is in flight
+	Paused    *Pause                                  `json:"paused,omitempty"`
 }
 
 // Phase says how far the recorded primary has come in its epoch.
@@ -114,6 +120,8 @@ type Snapshot struct {
 	Revision int64
 	// ReadAt is when the answer arrived, by this process's monotonic clock.
 	ReadAt time.Time
+
+	raw []byte // the record as stored, for the fields this build does not know
 }
 
 // Leadership is who leads now, as the leader key says.
