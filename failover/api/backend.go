@@ -1,0 +1,46 @@
+package api
+
+import (
+	"context"
+
+	"interrex/failover"
+	"interrex/internal/topology"
+)
+
+// Backend is what the API shows and passes orders to. Its methods are called
+// concurrently; those without a context answer at once from what is known.
+type Backend interface {
+	// View is the cluster as this member last saw it.
+	View() failover.View
+	// Gates says for each kind of operation what it would be refused for now.
+	Gates() []failover.Gate
+	// Health is how the agent itself is.
+	Health() Health
+	// Evidence is the verdict on a member with the votes behind it; false if
+	// it was never judged.
+	Evidence(name topology.NodeName) (failover.Judgement, bool)
+	// Reports are the newest n entries of the ledger, newest first.
+	Reports(ctx context.Context, n int) ([]failover.Report, error)
+	// Report is one entry; election.ErrNotFound if there is none.
+	Report(ctx context.Context, epoch topology.Epoch) (failover.Report, error)
+	// Objectives measures the ledger against the configured objectives.
+	Objectives(ctx context.Context) (failover.Attainment, error)
+	// Switchover moves the primary to a member, or to the best candidate when
+	// to is empty, and returns when that ended. The context bounds it and is
+	// not canceled when the client goes away. On a member that does not lead
+	// it is failover.ErrNotLeader with a zero report, and the call is
+	// forwarded; that error with a report of an epoch is final.
+	Switchover(ctx context.Context, to topology.NodeName) (failover.Report, error)
+	// Pause stops automatic operations; failover.ErrNotLeader as above.
+	Pause(ctx context.Context, reason string) error
+	// Resume lifts the pause; failover.ErrNotLeader as above.
+	Resume(ctx context.Context) error
+}
+
+// Health is how an agent is, apart from the cluster's state.
+type Health struct {
+	// Faults are reasons why the agent does not work; /health is 503.
+	Faults []string
+	// NotReady are reasons why it should not be sent work yet; /ready is 503.
+	NotReady []string
+}

@@ -1,0 +1,212 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"net/http"
+	"regexp"
+	"testing"
+	"time"
+
+	"github.com/getkin/kin-openapi/openapi3"
+	"github.com/getkin/kin-openapi/openapi3filter"
+	"github.com/getkin/kin-openapi/routers"
+	"github.com/stretchr/testify/require"
+
+	"interrex/election"
+	"interrex/failover"
+	"interrex/internal/gtid"
+	"interrex/internal/topology"
+)
+
+func loadDoc(t testing.TB, text []byte) *openapi3.T {
+	t.Helper()
+	doc, err := openapi3.NewLoader().LoadFromData(text)
+	require.NoError(t, err)
+	require.NoError(t, doc.Validate(context.Background()))
+	return doc
+}
+
+// conform holds an answer against the description of path.
+func conform(t testing.TB, doc *openapi3.T, path string, a ask, r reply) {
+	t.Helper()
+	item := doc.Paths.Value(path)
+	require.NotNil(t, item, "path %s is not described", path)
+	op := item.GetOperation(a.method)
+	require.NotNil(t, op, "%s %s is not described", a.method, path)
+	in := &openapi3filter.RequestValidationInput{
+		Request: a.request(),
+		Route:   &routers.Route{Spec: doc, Path: path, PathItem: item, Method: a.method, Operation: op},
+	}
+	out := &openapi3filter.ResponseValidationInput{
+		RequestValidationInput: in, Status: r.status, Header: r.header,
+		Options: &openapi3filter.Options{IncludeResponseStatus: true, MultiError: true},
+	}
+	out.SetBodyBytes(r.body)
+	require.NoError(t, openapi3filter.ValidateResponse(context.Background(), out), "%s %s: %s", a.method, a.path, r.body)
+}
+
+func TestDescriptionMatchesRoutes(t *testing.T) {
+	b := newBench(t, "n1")
+	doc := loadDoc(t, b.do(ask{method: "GET", path: "/api/v1/openapi.json"}).body)
+	loadDoc(t, b.do(ask{method: "GET", path: "/api/v1/openapi.yaml"}).body)
+
+	served := map[string]bool{}
+	for _, r := range b.routes() {
+		if r.access == accessMember {
+			continue // between members; no part of the public API
+		}
+		path := regexp.MustCompile(`:(\w+)`).ReplaceAllString(r.path, "{$1}")
+		for _, m := range r.methods {
+			if m != http.MethodHead { // implied by GET
+				served[m+" "+path] = true
+			}
+		}
+	}
+	described := map[string]bool{}
+	for path, item := range doc.Paths.Map() {
+		for m := range item.Operations() {
+			described[m+" "+path] = true
+		}
+	}
+	require.Equal(t, served, described)
+}
+
+// TestAnswersMatchDescription asks every route for every kind of answer.
+func TestAnswersMatchDescription(t *testing.T) {
+	doc := loadDoc(t, specYAML)
+	empty := func(b *bench) {
+		b.backend.view, b.backend.ledger, b.backend.gates = failover.View{Self: "n1"}, nil, nil
+	}
+	broken := func(b *bench) {
+		b.backend.health = Health{Faults: []string{"the instance loop ended"}, NotReady: []string{"starting"}}
+		b.backend.ledger, b.backend.ledgerErr = nil, election.ErrUnreachable
+	}
+	refused := func(err error, r failover.Report) func(*bench) {
+		return func(b *bench) {
+			b.backend.pauseErr = err
+			b.backend.switchover = func(context.Context, topology.NodeName) (failover.Report, error) { return r, err }
+		}
+	}
+	undone := sampleReport(5)
+	undone.Outcome, undone.Reason = failover.Undone, "too slow"
+	slow := func(b *bench) {
+		b.backend.switchover = func(ctx context.Context, _ topology.NodeName) (failover.Report, error) {
+			<-ctx.Done()
+			return failover.Report{}, ctx.Err()
+		}
+	}
+	for _, c := range []struct {
+		name, path string // path as described
+		ask        ask
+		status     int
+		given      func(*bench)
+	}{
+		{"works", "/health", ask{method: "GET", path: "/health"}, 200, nil},
+		{"works by OPTIONS", "/health", ask{method: "OPTIONS", path: "/health"}, 200, nil},
+		{"does not work", "/health", ask{method: "GET", path: "/health"}, 503, broken},
+		{"ready", "/ready", ask{method: "GET", path: "/ready"}, 200, nil},
+		{"not ready", "/ready", ask{method: "GET", path: "/ready"}, 503, empty},
+		{"primary", "/primary", ask{method: "GET", path: "/primary"}, 200, nil},
+		{"no primary", "/primary", ask{method: "GET", path: "/primary"}, 503, empty},
+		{"no replica", "/replica", ask{method: "GET", path: "/replica"}, 503, nil},
+		{"replica", "/replica", ask{method: "GET", path: "/replica?lag=5s"}, 200, func(b *bench) { b.cfg.Self = "n2" }},
+		{"bad lag", "/replica", ask{method: "GET", path: "/replica?lag=5"}, 400, nil},
+		{"metrics", "/metrics", ask{method: "GET", path: "/metrics"}, 200, nil},
+		{"json", "/api/v1/openapi.json", ask{method: "GET", path: "/api/v1/openapi.json"}, 200, nil},
+		{"yaml", "/api/v1/openapi.yaml", ask{method: "GET", path: "/api/v1/openapi.yaml"}, 200, nil},
+		{"cluster", "/api/v1/cluster", ask{method: "GET", path: "/api/v1/cluster"}, 200, nil},
+		{"cluster before bootstrap", "/api/v1/cluster", ask{method: "GET", path: "/api/v1/cluster"}, 200, empty},
+		{"cluster in trouble", "/api/v1/cluster", ask{method: "GET", path: "/api/v1/cluster"}, 200, troubled},
+		{"members", "/api/v1/members", ask{method: "GET", path: "/api/v1/members"}, 200, nil},
+		{"no members", "/api/v1/members", ask{method: "GET", path: "/api/v1/members"}, 200, empty},
+		{"member", "/api/v1/members/{name}", ask{method: "GET", path: "/api/v1/members/n2"}, 200, nil},
+		{"troubled member", "/api/v1/members/{name}", ask{method: "GET", path: "/api/v1/members/n2"}, 200, troubled},
+		{"unknown member", "/api/v1/members/{name}", ask{method: "GET", path: "/api/v1/members/n9"}, 404, nil},
+		{"evidence", "/api/v1/members/{name}/evidence", ask{method: "GET", path: "/api/v1/members/n1/evidence"}, 200, nil},
+		{"no evidence", "/api/v1/members/{name}/evidence", ask{method: "GET", path: "/api/v1/members/n3/evidence"}, 200, nil},
+		{"evidence on nobody", "/api/v1/members/{name}/evidence", ask{method: "GET", path: "/api/v1/members/n9/evidence"}, 404, nil},
+		{"gates", "/api/v1/gates", ask{method: "GET", path: "/api/v1/gates"}, 200, nil},
+		{"no gates", "/api/v1/gates", ask{method: "GET", path: "/api/v1/gates"}, 200, empty},
+		{"ledger", "/api/v1/failovers", ask{method: "GET", path: "/api/v1/failovers?limit=1"}, 200, nil},
+		{"empty ledger", "/api/v1/failovers", ask{method: "GET", path: "/api/v1/failovers"}, 200, empty},
+		{"ledger out of reach", "/api/v1/failovers", ask{method: "GET", path: "/api/v1/failovers"}, 503, broken},
+		{"limit too high", "/api/v1/failovers", ask{method: "GET", path: "/api/v1/failovers?limit=1001"}, 400, nil},
+		{"entry", "/api/v1/failovers/{epoch}", ask{method: "GET", path: "/api/v1/failovers/3"}, 200, nil},
+		{"unfinished entry", "/api/v1/failovers/{epoch}", ask{method: "GET", path: "/api/v1/failovers/9"}, 200, func(b *bench) {
+			b.backend.ledger = []failover.Report{{Epoch: 9, Kind: election.Bootstrap, Outcome: failover.Unfinished, StartedAt: began}}
+		}},
+		{"no entry", "/api/v1/failovers/{epoch}", ask{method: "GET", path: "/api/v1/failovers/99"}, 404, nil},
+		{"entry out of reach", "/api/v1/failovers/{epoch}", ask{method: "GET", path: "/api/v1/failovers/99"}, 503, broken},
+		{"no number", "/api/v1/failovers/{epoch}", ask{method: "GET", path: "/api/v1/failovers/x"}, 400, nil},
+		{"objectives", "/api/v1/objectives", ask{method: "GET", path: "/api/v1/objectives"}, 200, nil},
+		{"objectives without a ledger", "/api/v1/objectives", ask{method: "GET", path: "/api/v1/objectives"}, 200, empty},
+		{"objectives out of reach", "/api/v1/objectives", ask{method: "GET", path: "/api/v1/objectives"}, 503, broken},
+		{"switchover", "/api/v1/switchover", post("switchover", `{"to":"n2"}`), 200, nil},
+		{"switchover in the background", "/api/v1/switchover", post("switchover", `{"wait":false}`), 202, slow},
+		{"switchover refused by a gate", "/api/v1/switchover", post("switchover", `{}`), 409,
+			refused(&failover.GateError{Gate: failover.Gate{Name: "idle", Operation: election.Switchover, Reason: "a failover is in flight"}}, failover.Report{})},
+		{"switchover undone", "/api/v1/switchover", post("switchover", `{}`), 409, refused(failover.ErrUndone, undone)},
+		{"switchover failed", "/api/v1/switchover", post("switchover", `{}`), 500, refused(errors.New("disk"), undone)},
+		{"switchover busy", "/api/v1/switchover", post("switchover", `{}`), 409, refused(failover.ErrBusy, failover.Report{})},
+		{"no candidate", "/api/v1/switchover", post("switchover", `{}`), 409, refused(failover.ErrNoCandidate, failover.Report{})},
+		{"switchover too slow", "/api/v1/switchover", post("switchover", `{}`), 504, refused(context.DeadlineExceeded, failover.Report{})},
+		{"leadership lost under way", "/api/v1/switchover", post("switchover", `{}`), 503, refused(failover.ErrNotLeader, undone)},
+		{"leader out of reach", "/api/v1/switchover", post("switchover", `{}`), 502, refused(failover.ErrNotLeader, failover.Report{})},
+		{"switchover without a token", "/api/v1/switchover", ask{method: "POST", path: "/api/v1/switchover", body: "{}"}, 401, nil},
+		{"bad name", "/api/v1/switchover", post("switchover", `{"to":"n2;reboot"}`), 400, nil},
+		{"pause", "/api/v1/pause", post("pause", `{"reason":"maintenance"}`), 200, nil},
+		{"pause without reason", "/api/v1/pause", post("pause", `{"reason":" "}`), 400, nil},
+		{"pause refused", "/api/v1/pause", post("pause", `{"reason":"x"}`), 500, refused(election.ErrConflict, failover.Report{})},
+		{"resume", "/api/v1/resume", post("resume", ``), 200, nil},
+		{"resume with a field", "/api/v1/resume", post("resume", `{"x":1}`), 400, nil},
+	} {
+		t.Run(c.path+" "+c.name, func(t *testing.T) {
+			b := newBench(t, "n1")
+			t.Cleanup(b.stop)
+			if c.given != nil {
+				c.given(b)
+			}
+			r := b.do(c.ask)
+			require.Equal(t, c.status, r.status, "%s", r.body)
+			conform(t, doc, c.path, c.ask, r)
+		})
+	}
+}
+
+// troubled is a cluster in which everything optional is there.
+func troubled(b *bench) {
+	v := clusterView("n1")
+	v.State.Paused = &election.Pause{By: "ann", Reason: "disks", Since: began}
+	v.State.Operation = &election.Operation{Kind: election.Failover, Epoch: 4, Leader: "n2", Step: "revoke", From: "n1", Cause: "exited", StartedAt: time.Now()}
+	errant := gtid.MustParse(n1UUID + ":200")
+	n2 := v.Nodes["n2"]
+	n2.Errant, n2.Rebuild = &errant, &failover.RebuildProgress{Stage: "clone", Errant: errant, Since: began, Error: "no space"}
+	v.Nodes["n2"] = n2
+	delete(v.Nodes, "n3")
+	v.Unreachable["n3"] = "connection refused"
+	v.Primary.Verdict, v.Primary.Cause = topology.Failed, "exited"
+	b.backend.view = v
+}
+
+func post(name, body string) ask {
+	return ask{method: http.MethodPost, path: "/api/v1/" + name, body: body, token: operatorToken}
+}
+
+// TestReportShape pins what dashboards and drills read of a ledger entry.
+func TestReportShape(t *testing.T) {
+	b := newBench(t, "n1")
+	var got map[string]any
+	require.NoError(t, json.Unmarshal(b.do(ask{method: "GET", path: "/api/v1/failovers/3"}).body, &got))
+	require.InDelta(t, 400, got["rto_ms"], 0)
+	require.Equal(t, []any{380.0, 400.0}, got["rto_bounds_ms"])
+	rpo := got["rpo"].(map[string]any)
+	require.InDelta(t, 0, rpo["lost_commits"], 0)
+	require.Contains(t, rpo, "in_doubt")
+	require.Nil(t, rpo["in_doubt"])
+	require.Contains(t, rpo, "proof")
+	evidence := got["evidence"].(map[string]any)
+	require.InDelta(t, 120, evidence["last_good_ms"], 0)
+	require.InDelta(t, 1.5, evidence["votes"].([]any)[0].(map[string]any)["age_ms"], 0)
+}

@@ -1,0 +1,274 @@
+package api
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"time"
+
+	"interrex/dbrepl"
+	"interrex/election"
+	"interrex/failover"
+	"interrex/internal/topology"
+)
+
+// judge finds the verdict on a member; false if there is none.
+type judge func(topology.NodeName) (failover.Judgement, bool)
+
+// newCluster tells v at a glance. It is pure.
+func newCluster(now time.Time, name string, v failover.View, gates []failover.Gate, judged judge) Cluster {
+	c := Cluster{
+		Name: name, Self: v.Self, Epoch: v.State.Epoch, Leader: v.Leadership.Holder,
+		EtcdReachable: v.EtcdReachable, Paused: v.State.Paused,
+		Members: newMembers(v, judged), Durability: newDurability(v), GatesClosed: []failover.Gate{},
+	}
+	if p := v.State.Primary; p != nil {
+		c.Primary = &Primary{
+			Node: p.Node, Address: p.Address, Epoch: p.Epoch, Phase: p.Phase, Since: p.Since,
+			Verdict: v.Primary.Verdict, Cause: v.Primary.Cause, Explanation: v.Primary.Explanation,
+		}
+	}
+	if o := v.State.Operation; o != nil {
+		c.Operation = &Operation{
+			Kind: o.Kind, Epoch: o.Epoch, Step: o.Step, From: o.From, To: o.To, Leader: o.Leader, Cause: o.Cause,
+			StartedAt: o.StartedAt, ElapsedMS: millis(now.Sub(o.StartedAt)),
+		}
+	}
+	for _, g := range gates {
+		if !g.Open {
+			c.GatesClosed = append(c.GatesClosed, g)
+		}
+	}
+	c.Status, c.Reasons = judgeStatus(c, v)
+	return c
+}
+
+// serves tells whether the record names a primary that routes lead to.
+func serves(s election.State) bool {
+	return s.Primary != nil && s.Operation == nil && s.Primary.Epoch == s.Epoch && s.Primary.Phase == election.Open
+}
+
+// judgeStatus finds the worst word that fits, and every reason.
+func judgeStatus(c Cluster, v failover.View) (Status, []string) {
+	weak := weaknesses(c, v)
+	switch p := c.Primary; {
+	case c.Operation != nil:
+		o := c.Operation
+		return StatusFailingOver, append([]string{fmt.Sprintf("%s of epoch %d is at step %s", o.Kind, o.Epoch, o.Step)}, weak...)
+	case p == nil:
+		return StatusNoPrimary, append([]string{"the cluster has no primary yet"}, weak...)
+	case !serves(v.State):
+		return StatusNoPrimary, append([]string{fmt.Sprintf("epoch %d was begun and has no open primary", c.Epoch)}, weak...)
+	case p.Verdict == topology.Failed:
+		return StatusNoPrimary, append([]string{fmt.Sprintf("the primary %s has failed: %s", p.Node, p.Explanation)}, weak...)
+	case len(weak) > 0 || p.Verdict == topology.Suspect:
+		if p.Verdict == topology.Suspect {
+			weak = append([]string{fmt.Sprintf("the primary %s is suspect: %s", p.Node, p.Explanation)}, weak...)
+		}
+		return StatusDegraded, weak
+	}
+	return StatusHealthy, []string{}
+}
+
+// weaknesses are what would make the next failure worse than it must be.
+func weaknesses(c Cluster, v failover.View) []string {
+	reasons := []string{}
+	add := func(format string, args ...any) { reasons = append(reasons, fmt.Sprintf(format, args...)) }
+	if !c.EtcdReachable {
+		add("etcd cannot be reached: no promotion possible")
+	}
+	if c.Leader == "" {
+		add("no member leads: no promotion possible")
+	}
+	if c.Paused != nil {
+		add("paused by %s: %s", c.Paused.By, c.Paused.Reason)
+	}
+	if c.Primary != nil && !c.Durability.Lossless {
+		add("commits are not lossless")
+	}
+	if d := c.Durability; c.Primary != nil && len(d.Acknowledging) < d.K {
+		add("commits wait: %d of the %d needed ackers acknowledge", len(d.Acknowledging), d.K)
+	}
+	for _, m := range c.Members {
+		switch {
+		case m.Role == RoleStray:
+			add("%s would take writes but is not the recorded primary", m.Name)
+		case m.Role == RoleUnreachable:
+			add("%s cannot be reached: %s", m.Name, m.Error)
+		case m.Errant != "":
+			add("%s holds transactions the primary lacks and is left closed", m.Name)
+		case m.Role == RoleRebuilding:
+			add("%s is being rebuilt", m.Name)
+		case m.Role == RoleClosed:
+			add("%s is closed and follows nobody", m.Name)
+		case m.Error != "":
+			add("%s: %s", m.Name, m.Error)
+		case m.Acker && !m.Acknowledging:
+			add("%s is an acker and does not acknowledge", m.Name)
+		}
+	}
+	for name := range v.Nodes {
+		if !slices.ContainsFunc(v.Members, func(m topology.Member) bool { return m.Name == name }) {
+			add("%s answers and is not registered", name)
+		}
+	}
+	return reasons
+}
+
+// newDurability compares the register with what the servers say. The primary's
+// own settings are believed only while it answers.
+func newDurability(v failover.View) Durability {
+	r := v.State.Register
+	d := Durability{Ackers: list(r.Ackers), K: r.K, Acknowledging: []topology.NodeName{}}
+	if r.K > 0 {
+		d.Needed = max(0, r.Needed())
+	}
+	for _, a := range r.Ackers {
+		if acknowledges(v, a) {
+			d.Acknowledging = append(d.Acknowledging, a)
+		}
+	}
+	d.Lossless = v.State.Primary != nil && r.K > 0 && len(r.Ackers) >= r.K
+	if p := v.State.Primary; p != nil {
+		if n, ok := v.Nodes[p.Node]; ok && n.Instance != nil && serves(v.State) {
+			semi := n.Instance.SemiSync
+			d.Unacknowledged = semi.NoTx
+			d.Lossless = d.Lossless && semi.SourceEnabled && semi.WaitFor >= r.K && semi.WaitNoReplica && semi.WaitPoint == "AFTER_SYNC"
+		}
+	}
+	return d
+}
+
+// acknowledges tells whether a node's receiver acknowledges commits of the
+// recorded primary now.
+func acknowledges(v failover.View, name topology.NodeName) bool {
+	n, ok := v.Nodes[name]
+	if !ok || n.Instance == nil || v.State.Primary == nil {
+		return false
+	}
+	return n.Instance.SemiSync.ReplicaActive && follows(n.Instance, v.State.Primary) && n.Instance.Source.ReceiverOn
+}
+
+// follows tells whether the instance replicates from the recorded primary. A
+// receiver that was never connected does not know its source's UUID.
+func follows(s *dbrepl.Status, p *election.Primary) bool {
+	return s.Source != nil && (s.Source.ServerUUID == "" || s.Source.ServerUUID == p.ServerUUID)
+}
+
+// newMembers tells of all registered members, by name.
+func newMembers(v failover.View, judged judge) []Member {
+	members := make([]Member, 0, len(v.Members))
+	for _, m := range v.Members {
+		members = append(members, newMember(v, m, judged))
+	}
+	slices.SortFunc(members, func(a, b Member) int { return cmp.Compare(a.Name, b.Name) })
+	return members
+}
+
+func newMember(v failover.View, m topology.Member, judged judge) Member {
+	out := Member{
+		Name: m.Name, Leader: m.Name == v.Leadership.Holder, API: m.API, MySQL: m.MySQL, RW: m.RW, RO: m.RO,
+		AgentVersion: m.Version, Priority: m.Priority, Site: m.Site, Acker: v.State.Register.Has(m.Name),
+	}
+	n, answers := v.Nodes[m.Name]
+	if why, silent := v.Unreachable[m.Name]; silent {
+		answers, out.Error = false, why
+	} else if !answers {
+		out.Error = "not asked yet"
+	}
+	if answers {
+		out.Promised, out.Certified, out.Error = n.Promised, n.Certified, n.InstanceError
+		out.Route = newMemberPath(n)
+		out.describeTrouble(n)
+		if n.Instance != nil {
+			out.describeInstance(v, n.Instance)
+			out.Acknowledging = acknowledges(v, m.Name)
+		}
+	}
+	out.Role = chooseRole(v, m, n, answers)
+	out.Verdict = memberVerdict(v, out, judged)
+	return out
+}
+
+func newMemberPath(n failover.NodeStatus) MemberPath {
+	p := MemberPath{Epoch: n.Route.Epoch, Phase: string(n.Route.Phase), Reason: n.Route.Reason}
+	if n.Route.Primary != nil {
+		p.Primary = n.Route.Primary.Node
+	}
+	return p
+}
+
+func (m *Member) describeTrouble(n failover.NodeStatus) {
+	if n.Errant != nil {
+		m.Errant = n.Errant.String()
+	}
+	if r := n.Rebuild; r != nil {
+		m.Rebuild = &Rebuild{Stage: r.Stage, Since: r.Since, Errant: r.Errant.String(), SavedFile: r.SavedFile, Error: r.Error}
+	}
+}
+
+func (m *Member) describeInstance(v failover.View, s *dbrepl.Status) {
+	m.ServerVersion, m.Writable, m.Executed = s.Version, s.Writable(), s.Executed.String()
+	isPrimary := v.State.Primary != nil && v.State.Primary.Node == m.Name
+	if v.State.Primary != nil && !isPrimary {
+		if p, ok := v.Nodes[v.State.Primary.Node]; ok && p.Instance != nil {
+			missing := p.Instance.Executed.Minus(s.Executed).Count()
+			m.Missing = &missing
+		}
+	}
+	src := s.Source
+	if src == nil || isPrimary {
+		return
+	}
+	m.Source = fmt.Sprintf("%s:%d", src.Host, src.Port)
+	if src.ApplierOn && (src.ReceiverOn || src.Unapplied > 0) {
+		lag := millis(src.Lag)
+		m.LagMS = &lag
+	}
+	switch {
+	case m.Error != "":
+	case !src.ReceiverOn:
+		m.Error = fmt.Sprintf("receiver is %s: %s", src.ReceiverState, cmp.Or(src.ReceiverError, "no error"))
+	case !src.ApplierOn:
+		m.Error = "applier is stopped: " + cmp.Or(src.ApplierError, "no error")
+	}
+}
+
+func chooseRole(v failover.View, m topology.Member, n failover.NodeStatus, answers bool) Role {
+	primary := v.State.Primary
+	switch {
+	case m.HasInstance() && primary != nil && primary.Node == m.Name:
+		return RolePrimary // as recorded, whether it answers or not
+	case !answers:
+		return RoleUnreachable
+	case !m.HasInstance():
+		return RoleArbiter
+	case n.Rebuild != nil && n.Rebuild.Error == "":
+		return RoleRebuilding
+	case n.Instance == nil:
+		return RoleUnreachable
+	case n.Instance.Writable():
+		return RoleStray
+	case n.Instance.Source != nil && n.Errant == nil:
+		return RoleReplica
+	}
+	return RoleClosed
+}
+
+// memberVerdict is the detector's where it has one; for others it is what the
+// member says of itself.
+func memberVerdict(v failover.View, m Member, judged judge) topology.Verdict {
+	if v.State.Primary != nil && v.State.Primary.Node == m.Name {
+		return v.Primary.Verdict
+	}
+	if j, ok := judged(m.Name); ok {
+		return j.Verdict
+	}
+	switch {
+	case m.Role == RoleUnreachable:
+		return topology.Unknown
+	case m.Error != "" || m.Errant != "":
+		return topology.Suspect
+	}
+	return topology.Healthy
+}
