@@ -5,13 +5,13 @@ import "time"
 // DurabilityMode says what an acknowledged commit is worth.
 type DurabilityMode string
 
-// Lossless: a commit is acknowledged only once registered replicas hold it.
+// Lossless is the only mode so far: a commit is acknowledged only once registered replicas hold it.
 const Lossless DurabilityMode = "lossless"
 
 // NoAckerPolicy says what the primary does when no replica can acknowledge.
 type NoAckerPolicy string
 
-// Block: writes wait until a replica acknowledges again.
+// Block is the only policy so far: writes wait until a replica acknowledges again.
 const Block NoAckerPolicy = "block"
 
 // Durability is what an acknowledged commit is worth.

@@ -1,0 +1,82 @@
+# What is done with this repository. `make help` lists it.
+
+SHELL       := bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+MAKEFLAGS   += --no-print-directory
+
+GO      ?= go
+BIN     := bin
+TAGS    := nomsgpack
+VERSION ?= $(shell git describe --tags --always --dirty 2>/dev/null || echo unknown)
+CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/interrex
+
+# Built without cgo, so that one binary runs on every Linux; the version comes
+# from git once, here, so that two builds of a commit are the same.
+BUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldflags '-s -w -X main.version=$(VERSION)'
+
+# The deployment files are run through the real supervisord and systemd-analyze
+# where these are installed; .ci/run installs them.
+DEPLOY := $(and $(shell command -v supervisord),$(shell command -v systemd-analyze))
+TEST_TAGS := $(TAGS)$(if $(DEPLOY),$(comma)deploy)
+comma := ,
+
+# Packages at a time: those with real servers are heavy.
+TEST_P ?= 2
+# What is tested, and how else: make test PKG=./router/... ARGS='-run Hold -v'
+PKG  ?= ./...
+ARGS ?=
+
+LINT_VERSION := v2.15.0
+LINT := $(CACHE)/tools/golangci-lint-$(LINT_VERSION)
+
+.PHONY: help
+help: ## List what can be made
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+.PHONY: demo
+demo: build ## Kill the primary of three real servers under load and watch it fail over
+	./$(BIN)/interrex demo
+
+.PHONY: build
+build: ## Build bin/interrex and bin/demoapp
+	$(BUILD) -o $(BIN)/ ./cmd/interrex ./cmd/demoapp
+
+.PHONY: fetch
+fetch: build ## Fetch the servers that demo and tests run, once
+	./$(BIN)/interrex sandbox fetch
+
+.PHONY: test
+test: need-cc fetch ## Run every test with the race detector, on real servers (PKG=, ARGS=)
+	$(if $(DEPLOY),,@echo 'make test: docs/deploy is left out: install supervisor and systemd to test it too')
+	$(GO) test -race -tags $(TEST_TAGS) -buildvcs=false -timeout 20m -p $(TEST_P) $(ARGS) $(PKG)
+
+.PHONY: need-cc
+need-cc:
+	@command -v $$($(GO) env CC) >/dev/null || { echo 'make test: the race detector needs a C compiler: apt-get install gcc libc6-dev' >&2; exit 1; }
+
+.PHONY: bench
+bench: fetch ## Run the benchmarks
+	$(GO) test -tags $(TAGS) -buildvcs=false -run '^$$' -bench . -benchmem -timeout 60m -p 1 $(ARGS) $(PKG)
+
+.PHONY: lint
+lint: $(LINT) ## Check format, vet, and the house rules
+	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
+	  [ -z "$$unformatted" ] || { echo "not formatted (gofmt -w):" $$unformatted >&2; exit 1; }
+	$(GO) vet -tags $(TAGS),deploy ./...
+	$(LINT) run --timeout 15m $(PKG)
+
+$(LINT):
+	@echo 'building golangci-lint $(LINT_VERSION), once'
+	@mkdir -p $(dir $@)build
+	GOBIN=$(abspath $(dir $@)build) GOFLAGS= $(GO) install github.com/golangci/golangci-lint/v2/cmd/golangci-lint@$(LINT_VERSION)
+	@mv $(dir $@)build/golangci-lint $@
+
+.PHONY: docs
+docs: ## Write the generated pages of docs anew
+	$(GO) run -tags $(TAGS) -buildvcs=false ./cmd/interrex config reference > docs/configuration.md.new
+	mv docs/configuration.md.new docs/configuration.md
+
+.PHONY: clean
+clean: ## Remove what was built
+	rm -rf $(BIN)
