@@ -1,0 +1,17 @@
+package detector
+
+import "errors"
+
+var (
+	// ErrNotRunning is returned by calls that need gossip before Run has
+	// started it or after it ended. Nothing was sent.
+	ErrNotRunning = errors.New("detector is not running")
+	// ErrTooLarge is returned for an application message above
+	// MaxMessageBytes. Nothing was sent; send a reference instead.
+	ErrTooLarge = errors.New("message is too large")
+	// ErrNoProcess is returned by WatchProcess when the process is gone, or
+	// its pid belongs to another one. Find the pid anew.
+	ErrNoProcess = errors.New("no such process")
+	// errMalformed is what the decoder answers to bytes no member sent.
+	errMalformed = errors.New("malformed message")
+)

@@ -1,0 +1,110 @@
+package detector
+
+import (
+	"fmt"
+	"strings"
+	"time"
+
+	"interrex/internal/topology"
+)
+
+// ago prints a duration as people say it.
+func ago(d time.Duration) string {
+	switch {
+	case d < 10*time.Millisecond:
+		return fmt.Sprintf("%.1f ms", float64(d)/float64(time.Millisecond))
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
+	default:
+		return fmt.Sprintf("%.1f s", d.Seconds())
+	}
+}
+
+// words tells what an observer of the kind has seen.
+func (k Kind) words() string {
+	switch k {
+	case Alive:
+		return "saw it answer"
+	case Closed:
+		return "saw it answer, closed for writes"
+	case Saturated:
+		return "saw it answer on its reserved connection only"
+	case Erring:
+		return "got an error for an answer"
+	case ConnectionBroken:
+		return "lost its connection to it"
+	case Refused:
+		return "was refused a connection"
+	case ConnectTimedOut:
+		return "could not connect in time"
+	case QueryTimedOut:
+		return "got no answer in time"
+	case Unanswered:
+		return "waits for an answer"
+	case ProcessExited:
+		return "saw its process exit"
+	case ProcessRunning:
+		return "sees its process run"
+	case ReceiverLost:
+		return "lost replication from it"
+	case ReceiverOn:
+		return "replicates from it"
+	case MemberGone:
+		return "sees it gone from gossip"
+	case MemberLeft:
+		return "heard it take leave"
+	case MemberPresent:
+		return "hears it"
+	default:
+		return "says nothing"
+	}
+}
+
+func (v Vote) words(subject topology.NodeName) string {
+	who := string(v.Observer)
+	if v.Observer == subject {
+		who += " (own agent)"
+	}
+	switch {
+	case v.Kind == "" && v.Age > 0:
+		return fmt.Sprintf("%s is silent for %s", who, ago(v.Age))
+	case v.Kind == "":
+		return who + " has said nothing"
+	}
+	s := fmt.Sprintf("%s %s %s ago", who, v.Kind.words(), ago(v.Age))
+	if v.Kind.Bad() && v.standing > v.Age {
+		s += fmt.Sprintf(" (begun %s ago)", ago(v.standing))
+	}
+	if v.Why != "" {
+		s += ", not counted: it " + v.Why
+	}
+	return s
+}
+
+// explain is the judgement as one sentence.
+func explain(j Judgement) string {
+	against := 0
+	said := make([]string, 0, len(j.Votes))
+	for _, v := range j.Votes {
+		if v.Against {
+			against++
+		}
+		said = append(said, v.words(j.Subject))
+	}
+	head := fmt.Sprintf("%s is %s", j.Subject, j.Verdict)
+	if j.Cause != "" {
+		head += fmt.Sprintf(" (%s)", j.Cause)
+	}
+	if len(said) == 0 {
+		return head + ": no member is registered"
+	}
+	s := head + ": " + strings.Join(said, "; ")
+	if j.Verdict == topology.Failed || j.Verdict == topology.Suspect {
+		s += fmt.Sprintf("; %d of %d registered members are against it and %d are needed",
+			against, len(j.Votes), j.Needed)
+	}
+	if j.Verdict == topology.Suspect && against < j.Needed {
+		s += fmt.Sprintf(", %d more missing", j.Needed-against)
+	}
+	return s
+}

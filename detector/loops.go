@@ -1,0 +1,370 @@
+package detector
+
+import (
+	"context"
+	"slices"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"interrex/internal/topology"
+)
+
+// record keeps own evidence, judges at once, and tells the others: at once if
+// it is news, else with the next repetition.
+func (d *Detector) record(ev Evidence) {
+	d.mu.Lock()
+	now := time.Now()
+	news, reliable := d.keep(&ev, now)
+	d.judge(matter{name: ev.Subject, member: ev.Kind.group() == groupMember}, now)
+	var packets [][]byte
+	if news {
+		packets = d.pack([]seen{{ev, now}}, now)
+	}
+	d.mu.Unlock()
+	for _, p := range packets {
+		d.gossip.send(p, reliable)
+	}
+}
+
+// keep completes own evidence with what its predecessor knew and stores it.
+// news: the others should know now; reliable: at any cost.
+func (d *Detector) keep(ev *Evidence, now time.Time) (news, reliable bool) {
+	ev.Observer, ev.Boot, ev.Slow = d.cfg.Self, d.boot, d.slow(now)
+	ev.Detail = clean(ev.Detail)
+	d.seq++
+	ev.Seq = d.seq
+	if ev.Kind.Good() {
+		ev.LastGood = ev.Age
+	} else {
+		ev.LastGood = -1
+	}
+	before, had := d.store.put(*ev, now)
+	if had {
+		old := before.later(now)
+		if old.Kind.Good() == ev.Kind.Good() && old.Kind.Bad() == ev.Kind.Bad() {
+			ev.Since = max(ev.Since, old.Since)
+		}
+		if ev.LastGood < 0 {
+			ev.LastGood = old.LastGood
+		}
+		d.store.put(*ev, now)
+	}
+	if ev.Kind.group() == groupProbe {
+		d.store.forget(func(k slot) bool {
+			return k.observer == d.cfg.Self && k.subject == ev.Subject && k.group == groupPending
+		})
+	}
+	news = !had || before.Kind != ev.Kind || (ev.Kind.timeout() && ev.Misses == d.w.Misses)
+	reliable = news && (ev.Kind.Bad() || (had && before.Kind.Bad()))
+	return news, reliable
+}
+
+// slow tells whether this member should not be believed about others.
+func (d *Detector) slow(now time.Time) bool {
+	held := !d.stalledAt.IsZero() && now.Sub(d.stalledAt) < d.w.Freshness
+	return held || d.gossip.slow()
+}
+
+// sayGoodbye tells the others that this member leaves by intent.
+func (d *Detector) sayGoodbye() {
+	d.mu.Lock()
+	head := d.head(time.Now())
+	d.mu.Unlock()
+	head.Leaving = true
+	packets, err := encodeEvidence(head, nil)
+	if err != nil {
+		d.log.Error("encode good-bye", zap.Error(err))
+	}
+	for _, p := range packets {
+		d.gossip.send(p, true)
+	}
+}
+
+func (d *Detector) head(now time.Time) envelope {
+	return envelope{From: d.cfg.Self, Boot: d.boot, Clock: now.Sub(d.start).Microseconds(), Slow: d.slow(now)}
+}
+
+// pack makes datagrams of own evidence.
+func (d *Detector) pack(own []seen, now time.Time) [][]byte {
+	head := d.head(now)
+	items := make([]wireItem, 0, len(own))
+	for _, s := range own {
+		items = append(items, toWire(s.later(now)))
+	}
+	packets, err := encodeEvidence(head, items)
+	if err != nil {
+		d.log.Error("encode evidence", zap.Error(err))
+	}
+	return packets
+}
+
+// repeat tells the others all own evidence once per interval: so a lost
+// datagram costs one interval, and silence means something.
+func (d *Detector) repeat(ctx context.Context) {
+	tick := time.NewTicker(d.w.Interval)
+	defer tick.Stop()
+	for {
+		d.mu.Lock()
+		now := time.Now()
+		own := d.store.own(d.cfg.Self)
+		for i := range own {
+			d.seq++
+			own[i].Seq = d.seq
+			own[i].Slow = d.slow(now)
+			if own[i].Kind.standing() {
+				own[i].Evidence = own[i].later(now)
+				own[i].Age, own[i].at = 0, now
+			}
+			d.store.put(own[i].Evidence, own[i].at)
+		}
+		packets := d.pack(own, now)
+		d.mu.Unlock()
+		for _, p := range packets {
+			d.gossip.send(p, false)
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// readEvidence takes in what the others send.
+func (d *Detector) readEvidence(ctx context.Context) {
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case body := <-d.gossip.evidence:
+			env, err := decodeEvidence(body)
+			if err != nil {
+				d.log.Debug("drop datagram", zap.Error(err))
+				continue
+			}
+			d.take(env)
+		}
+	}
+}
+
+// take keeps and judges a datagram's evidence. What newly accuses an instance
+// has it probed here at once.
+func (d *Detector) take(env envelope) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if env.From == d.cfg.Self || !slices.Contains(d.registered, env.From) {
+		return
+	}
+	env.Items = slices.DeleteFunc(env.Items, func(it wireItem) bool {
+		if it.Kind.group() == groupMember {
+			return !slices.Contains(d.registered, it.Subject)
+		}
+		_, ok := d.subjects[it.Subject]
+		return !ok
+	})
+	if env.Leaving {
+		d.gossip.goodbye(env.From)
+	}
+	now := time.Now()
+	touched := map[matter]bool{}
+	for _, c := range d.store.accept(env, now) {
+		m := matter{name: c.evidence.Subject, member: c.evidence.Kind.group() == groupMember}
+		touched[m] = true
+		if c.turned && c.evidence.Kind.Bad() && !m.member {
+			d.nudge(m.name)
+		}
+	}
+	if d.verdicts[matter{env.From, true}].verdict != topology.Healthy {
+		touched[matter{env.From, true}] = true
+	}
+	for m := range touched {
+		d.judge(m, now)
+	}
+}
+
+// readMessages hands out application messages, each once.
+func (d *Detector) readMessages(ctx context.Context) {
+	had := map[topology.NodeName]*received{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case body := <-d.gossip.app:
+			m, err := decodeMessage(body)
+			if err != nil {
+				d.log.Debug("drop message", zap.Error(err))
+				continue
+			}
+			if m.From == d.cfg.Self || d.deps.OnMessage == nil || !d.isRegistered(m.From) {
+				continue
+			}
+			if had[m.From] == nil {
+				had[m.From] = &received{}
+			}
+			if had[m.From].first(m.Boot, m.Seq) {
+				d.deps.OnMessage(Message{From: m.From, Kind: m.Kind, Payload: m.Payload})
+			}
+		}
+	}
+}
+
+func (d *Detector) isRegistered(n topology.NodeName) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return slices.Contains(d.registered, n)
+}
+
+// received remembers the last messages of one sender.
+type received struct {
+	boot uint64
+	seqs []uint64
+}
+
+// first tells whether a message was not had before.
+func (r *received) first(boot, seq uint64) bool {
+	if r.boot != boot {
+		*r = received{boot: boot}
+	}
+	if slices.Contains(r.seqs, seq) {
+		return false
+	}
+	r.seqs = append(r.seqs, seq)
+	if len(r.seqs) > 64 {
+		r.seqs = r.seqs[1:]
+	}
+	return true
+}
+
+// readPresences turns gossip's view into own evidence.
+func (d *Detector) readPresences(ctx context.Context) {
+	told := map[topology.NodeName]Kind{}
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.gossip.moved:
+		}
+		for _, p := range d.gossip.presences() {
+			if told[p.name] == p.kind || !d.isRegistered(p.name) {
+				continue
+			}
+			told[p.name] = p.kind
+			d.log.Info("member", zap.String("member", string(p.name)), zap.String("presence", string(p.kind)))
+			d.record(Evidence{Subject: p.name, Kind: p.kind})
+		}
+	}
+}
+
+// assign keeps one probe loop per subject, and waits for all of them at the
+// end.
+func (d *Detector) assign(ctx context.Context) {
+	type running struct {
+		address string
+		stop    context.CancelFunc
+		done    chan struct{}
+	}
+	loops := map[topology.NodeName]running{}
+	var all sync.WaitGroup
+	defer all.Wait()
+	for {
+		d.mu.Lock()
+		wanted := make(map[topology.NodeName]Subject, len(d.subjects))
+		for name, s := range d.subjects {
+			wanted[name] = s
+		}
+		d.mu.Unlock()
+		for name, l := range loops {
+			if s, ok := wanted[name]; !ok || s.Address != l.address {
+				l.stop()
+				<-l.done // a prober is used by one loop at a time
+				delete(loops, name)
+				d.dropNudge(name)
+			}
+		}
+		for name, s := range wanted {
+			if _, ok := loops[name]; ok {
+				continue
+			}
+			lctx, stop := context.WithCancel(ctx)
+			l := running{s.Address, stop, make(chan struct{})}
+			loops[name] = l
+			p := d.probeLoop(s)
+			all.Go(func() {
+				defer close(l.done)
+				defer stop()
+				p.run(lctx)
+			})
+		}
+		select {
+		case <-ctx.Done():
+			return
+		case <-d.reassign:
+		}
+	}
+}
+
+func (d *Detector) probeLoop(s Subject) *probeLoop {
+	p := &probeLoop{
+		subject: s, w: d.w, classify: d.deps.Classify, nudge: make(chan struct{}, 1),
+		tell: d.answered, stalled: d.heldUp,
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.nudges[s.Name] = p.nudge
+	return p
+}
+
+func (d *Detector) dropNudge(name topology.NodeName) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	delete(d.nudges, name)
+}
+
+// heldUp notes that this process did not run for a while.
+func (d *Detector) heldUp() {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.stalledAt = time.Now()
+}
+
+// answered turns an answer to a probe into evidence.
+func (d *Detector) answered(s Subject, a answer) {
+	if !d.isSubject(s.Name) {
+		return
+	}
+	asked := time.Since(a.began)
+	ev := Evidence{Subject: s.Name, Kind: a.kind, Misses: a.misses, Round: a.round, Detail: a.detail}
+	switch {
+	case a.kind.Good(), a.kind == Erring:
+		ev.Age, ev.Since = asked, asked
+	case a.kind.timeout():
+		ev.Since = asked
+	}
+	d.record(ev)
+	if !s.Local || a.reading == nil {
+		return
+	}
+	source := topology.NodeName("")
+	if r := a.reading.Receiver; r != nil && d.isSubject(r.Source) {
+		source = r.Source
+		kind := ReceiverOn
+		if r.Lost {
+			kind = ReceiverLost
+		}
+		d.record(Evidence{Subject: source, Kind: kind, Age: asked, Since: asked, Detail: r.Detail})
+	}
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	d.store.forget(func(k slot) bool {
+		return k.observer == d.cfg.Self && k.group == groupReceiver && k.subject != source
+	})
+}
+
+func (d *Detector) isSubject(n topology.NodeName) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	_, ok := d.subjects[n]
+	return ok
+}

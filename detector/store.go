@@ -1,0 +1,145 @@
+package detector
+
+import (
+	"slices"
+	"time"
+
+	"interrex/internal/topology"
+)
+
+// slot is where one evidence stands until its like replaces it.
+type slot struct {
+	observer, subject topology.NodeName
+	group             group
+}
+
+// peer is what is known of a member as a sender.
+type peer struct {
+	boot    uint64
+	retired []uint64 // earlier boots, not believed again
+	delay   delayMeter
+	heard   time.Time // when its newest message was sent, by our clock
+}
+
+const maxRetired = 16
+
+// store holds the evidence. It has no lock and no clock of its own.
+type store struct {
+	start time.Time // our clock's zero
+	slots map[slot]seen
+	peers map[topology.NodeName]*peer
+}
+
+func newStore(start time.Time) *store {
+	return &store{start: start, slots: map[slot]seen{}, peers: map[topology.NodeName]*peer{}}
+}
+
+// put keeps own evidence. It returns what stood there before.
+func (s *store) put(ev Evidence, now time.Time) (before seen, had bool) {
+	k := slot{ev.Observer, ev.Subject, ev.Kind.group()}
+	before, had = s.slots[k]
+	s.slots[k] = seen{ev, now}
+	return before, had
+}
+
+// change is what an accepted item did.
+type change struct {
+	evidence Evidence
+	// turned: the observer's view of the subject is another than before.
+	turned bool
+}
+
+// accept keeps what a datagram says. A message of an earlier boot of its
+// sender, or older than what stands, changes nothing: a replay is no news.
+func (s *store) accept(env envelope, now time.Time) []change {
+	p := s.peers[env.From]
+	if p == nil {
+		p = &peer{boot: env.Boot}
+		s.peers[env.From] = p
+	}
+	if p.boot != env.Boot {
+		if slices.Contains(p.retired, env.Boot) {
+			return nil
+		}
+		p.retired = append(p.retired, p.boot)
+		if len(p.retired) > maxRetired {
+			p.retired = p.retired[1:]
+		}
+		p.boot, p.delay = env.Boot, delayMeter{}
+		s.forget(func(k slot) bool { return k.observer == env.From })
+	}
+	extra := p.delay.extra(s.start, now, time.Duration(env.Clock)*time.Microsecond)
+	if sent := now.Add(-extra); sent.After(p.heard) {
+		p.heard = sent
+	}
+	var out []change
+	for _, it := range env.Items {
+		ev, ok := fromWire(env, it)
+		if !ok {
+			continue
+		}
+		ev.Age += extra
+		ev.Since += extra
+		if ev.LastGood >= 0 {
+			ev.LastGood += extra
+		}
+		k := slot{ev.Observer, ev.Subject, ev.Kind.group()}
+		old, had := s.slots[k]
+		if had && old.Seq >= ev.Seq {
+			continue
+		}
+		s.slots[k] = seen{ev, now}
+		out = append(out, change{ev, !had || old.Kind != ev.Kind})
+	}
+	return out
+}
+
+// forget drops slots.
+func (s *store) forget(which func(slot) bool) {
+	for k := range s.slots {
+		if which(k) {
+			delete(s.slots, k)
+		}
+	}
+}
+
+// about returns the evidence on a subject as an instance, or as a member.
+func (s *store) about(subject topology.NodeName, member bool) table {
+	var t table
+	for k, ev := range s.slots {
+		if k.subject == subject && (k.group == groupMember) == member {
+			t = append(t, ev)
+		}
+	}
+	return t
+}
+
+// heard is how long ago a member sent the newest message we have; negative:
+// never.
+func (s *store) heard(member topology.NodeName, now time.Time) time.Duration {
+	p := s.peers[member]
+	if p == nil {
+		return -1
+	}
+	return now.Sub(p.heard)
+}
+
+// own returns what one observer stands by, oldest subject name first.
+func (s *store) own(self topology.NodeName) []seen {
+	var out []seen
+	for k, ev := range s.slots {
+		if k.observer == self {
+			out = append(out, ev)
+		}
+	}
+	slices.SortFunc(out, func(a, b seen) int {
+		if a.Subject != b.Subject {
+			if a.Subject < b.Subject {
+				return -1
+			}
+			return 1
+		}
+		return int(a.Kind.group()) - int(b.Kind.group())
+	})
+	return out
+}
