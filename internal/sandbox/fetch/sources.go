@@ -147,7 +147,7 @@ func (s source) stanza() string {
 	}
 	for _, option := range s.Options {
 		key, value, _ := strings.Cut(option, "=")
-		fmt.Fprintf(&b, "%s: %s\n", strings.Title(key), value) //nolint:staticcheck // ASCII field names
+		fmt.Fprintf(&b, "%s: %s\n", key, value)
 	}
 	return b.String()
 }

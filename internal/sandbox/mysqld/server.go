@@ -2,17 +2,20 @@ package mysqld
 
 import (
 	"context"
-	"errors"
 	"fmt"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
+
+	"interrex/internal/sandbox/process"
 )
+
+// ExitRestart is the exit code by which a server asks to be started again:
+// after RESTART, and when it has been cloned.
+const ExitRestart = 16
 
 // Spec says which server to start.
 type Spec struct {
@@ -31,7 +34,8 @@ type Spec struct {
 	DieWithParent bool
 }
 
-// Server is a running mysqld. Its methods may be called from any goroutine.
+// Server is a mysqld that was started. Its methods may be called from any
+// goroutine.
 type Server struct {
 	Addr      string // host:port
 	AdminAddr string // host:port, empty without one
@@ -41,9 +45,9 @@ type Server struct {
 	PIDFile   string
 	LogFile   string
 
-	cmd  *exec.Cmd
-	done chan struct{} // closed when the process is gone
-	exit int
+	// Process is the server's process. Kill does not release waiting commits
+	// as successes; Terminate, a polite stop, does.
+	*process.Process
 }
 
 // Start starts a server and returns when it greets clients. A server that ends
@@ -81,36 +85,22 @@ func launch(dist Distribution, spec Spec) (*Server, error) {
 		Datadir: filepath.Join(spec.Dir, "data"),
 		PIDFile: filepath.Join(spec.Dir, "mysqld.pid"),
 		LogFile: filepath.Join(spec.Dir, "mysqld.log"),
-		done:    make(chan struct{}),
 	}
 	if spec.AdminPort != 0 {
 		s.AdminAddr = net.JoinHostPort("127.0.0.1", strconv.Itoa(spec.AdminPort))
 	}
-	log, err := os.OpenFile(s.LogFile, os.O_CREATE|os.O_APPEND|os.O_WRONLY, 0o600)
+	s.Process, err = process.Start(process.Spec{
+		Command: append(dist.Command("mysqld"), arguments(dist, spec, socket)...),
+		// Tells the server that somebody will start it again: without it, RESTART
+		// and the end of a clone are errors. It asks by exit code ExitRestart.
+		Env:           append([]string{fmt.Sprintf("MYSQLD_PARENT_PID=%d", os.Getpid())}, spec.Env...),
+		LogFile:       s.LogFile,
+		DieWithParent: spec.DieWithParent,
+	})
 	if err != nil {
-		return nil, fmt.Errorf("open log of mysqld: %w", err)
-	}
-	defer log.Close()
-	command := append(dist.Command("mysqld"), arguments(dist, spec, socket)...)
-	s.cmd = exec.Command(command[0], command[1:]...)
-	s.cmd.Stdout, s.cmd.Stderr = log, log
-	s.cmd.Env = append(os.Environ(), spec.Env...)
-	s.cmd.SysProcAttr = &syscall.SysProcAttr{Setsid: true}
-	if spec.DieWithParent {
-		s.cmd.SysProcAttr.Pdeathsig = syscall.SIGKILL
-	}
-	if err := s.cmd.Start(); err != nil {
 		return nil, fmt.Errorf("start mysqld: %w", err)
 	}
-	go s.reap()
 	return s, nil
-}
-
-// reap waits for the process; it is the only one who does.
-func (s *Server) reap() {
-	_ = s.cmd.Wait()
-	s.exit = s.cmd.ProcessState.ExitCode()
-	close(s.done)
 }
 
 // awaitGreeting returns when the server greets on its socket.
@@ -119,8 +109,8 @@ func (s *Server) awaitGreeting(ctx context.Context) error {
 	defer ticker.Stop()
 	for {
 		select {
-		case <-s.done:
-			return fmt.Errorf("%w with code %d: %s", ErrExited, s.exit, tail(s.LogFile))
+		case <-s.Done():
+			return fmt.Errorf("%w with code %d: %s", ErrExited, s.ExitCode(), tail(s.LogFile))
 		case <-ctx.Done():
 			return fmt.Errorf("%w; last lines of its log: %s", context.Cause(ctx), tail(s.LogFile))
 		case <-ticker.C:
@@ -154,50 +144,4 @@ func tail(path string) string {
 	}
 	lines := strings.Split(strings.TrimSpace(string(text)), "\n")
 	return "\n" + strings.Join(lines[max(0, len(lines)-12):], "\n")
-}
-
-// PID is the process id, also after the process is gone.
-func (s *Server) PID() int { return s.cmd.Process.Pid }
-
-// Done is closed when the process is gone.
-func (s *Server) Done() <-chan struct{} { return s.done }
-
-// Wait waits until the process is gone and returns its exit code, -1 if a
-// signal ended it.
-func (s *Server) Wait(ctx context.Context) (int, error) {
-	select {
-	case <-s.done:
-		return s.exit, nil
-	case <-ctx.Done():
-		return 0, fmt.Errorf("wait for mysqld %d to end: %w", s.PID(), context.Cause(ctx))
-	}
-}
-
-// Kill ends the process with SIGKILL and returns when it is gone. A server
-// that is gone already is no error. It does not release waiting commits as
-// successes, as a polite stop would.
-func (s *Server) Kill() error {
-	if err := s.signal(syscall.SIGKILL); err != nil {
-		return err
-	}
-	<-s.done
-	return nil
-}
-
-// Freeze stops the process from running (SIGSTOP) until Thaw.
-func (s *Server) Freeze() error { return s.signal(syscall.SIGSTOP) }
-
-// Thaw lets a frozen process go on (SIGCONT).
-func (s *Server) Thaw() error { return s.signal(syscall.SIGCONT) }
-
-// Terminate asks the process to stop (SIGTERM): a polite stop, which answers
-// commits that wait for an acknowledgement with success.
-func (s *Server) Terminate() error { return s.signal(syscall.SIGTERM) }
-
-func (s *Server) signal(sig os.Signal) error {
-	err := s.cmd.Process.Signal(sig)
-	if err != nil && !errors.Is(err, os.ErrProcessDone) {
-		return fmt.Errorf("send %s to mysqld %d: %w", sig, s.PID(), err)
-	}
-	return nil
 }

@@ -1,0 +1,17 @@
+package sandbox
+
+import "errors"
+
+// Errors of sandboxes.
+var (
+	// ErrNotRunning is returned when the sandbox's supervisor does not
+	// answer: the sandbox is down. Bring it up.
+	ErrNotRunning = errors.New("sandbox is not running")
+	// ErrRunning is returned by Up for a sandbox that is up already.
+	ErrRunning = errors.New("sandbox is running already")
+	// ErrNoSandbox is returned for a folder that holds no sandbox.
+	ErrNoSandbox = errors.New("no sandbox in this folder")
+	// ErrPortTaken is returned by Up when somebody listens on a port it
+	// needs; the message names it. Choose another base port.
+	ErrPortTaken = errors.New("port is taken")
+)

@@ -1,0 +1,106 @@
+package sandbox
+
+import (
+	"errors"
+	"fmt"
+	"math/rand/v2"
+	"net"
+)
+
+// Ports are the loopback ports of one node.
+type Ports struct {
+	MySQL      int `json:"mysql"`
+	MySQLAdmin int `json:"mysql_admin"`
+	API        int `json:"api"`
+	Gossip     int `json:"gossip"` // TCP and UDP
+	RW         int `json:"rw"`
+	RO         int `json:"ro"`
+	EtcdClient int `json:"etcd_client"`
+	EtcdPeer   int `json:"etcd_peer"`
+}
+
+// portStride is how far the ports of one node are from the next one's.
+const portStride = 10
+
+// portsOf gives node i of a sandbox its ports: base + 10 i + a fixed offset.
+func portsOf(base, i int) Ports {
+	first := base + portStride*i
+	return Ports{
+		MySQL: first, MySQLAdmin: first + 1, API: first + 2, Gossip: first + 3,
+		RW: first + 4, RO: first + 5, EtcdClient: first + 6, EtcdPeer: first + 7,
+	}
+}
+
+// named lists the ports with what they are for.
+func (p Ports) named() []namedPort {
+	return []namedPort{
+		{"mysql", p.MySQL}, {"mysql admin", p.MySQLAdmin}, {"api", p.API}, {"gossip", p.Gossip},
+		{"rw", p.RW}, {"ro", p.RO}, {"etcd client", p.EtcdClient}, {"etcd peer", p.EtcdPeer},
+	}
+}
+
+type namedPort struct {
+	what string
+	port int
+}
+
+// Free ranges are looked for below the ports that kernels give to outgoing
+// connections (32768 and up), so that none of those gets in between.
+const (
+	lowestBase  = 15000
+	highestBase = 32000
+)
+
+// chooseBase finds a base port with all ports of n nodes free. The start is
+// random so that sandboxes that come up at once rarely meet.
+func chooseBase(n int) (int, error) {
+	size := portStride * n
+	slots := (highestBase - lowestBase) / size
+	first := rand.IntN(slots)
+	for i := range slots {
+		base := lowestBase + (first+i)%slots*size
+		if checkPorts(base, n) == nil {
+			return base, nil
+		}
+	}
+	return 0, fmt.Errorf("choose ports: no %d free ones in a row from %d to %d: %w", size, lowestBase, highestBase, ErrPortTaken)
+}
+
+// checkPorts tells, all at once, which ports of a sandbox are taken.
+func checkPorts(base, n int) error {
+	if last := portsOf(base, n-1).EtcdPeer; base < 1024 || last > 65535 {
+		return fmt.Errorf("use base port %d: %d nodes need ports %d to %d, which must be within 1024 to 65535", base, n, base, last)
+	}
+	var taken []error
+	for i := range n {
+		taken = append(taken, checkNode(fmt.Sprintf("db%d", i+1), portsOf(base, i)))
+	}
+	return errors.Join(taken...)
+}
+
+func checkNode(name string, ports Ports) error {
+	var taken []error
+	for _, p := range ports.named() {
+		if !isFree(p.port, p.what == "gossip") {
+			taken = append(taken, fmt.Errorf("use port %d (%s, %s): %w", p.port, name, p.what, ErrPortTaken))
+		}
+	}
+	return errors.Join(taken...)
+}
+
+func isFree(port int, datagrams bool) bool {
+	listener, err := net.Listen("tcp", Addr(port))
+	if err != nil {
+		return false
+	}
+	_ = listener.Close()
+	if !datagrams {
+		return true
+	}
+	conn, err := net.ListenPacket("udp", Addr(port))
+	if err != nil {
+		return false
+	}
+	_ = conn.Close()
+	return true
+}

@@ -1,0 +1,51 @@
+package sandbox
+
+import (
+	"net"
+	"testing"
+
+	"github.com/stretchr/testify/require"
+)
+
+func listen(t *testing.T, port int) net.Listener {
+	t.Helper()
+	listener, err := net.Listen("tcp", Addr(port))
+	require.NoError(t, err)
+	return listener
+}
+
+func TestPortsAreDistinct(t *testing.T) {
+	seen := map[int]bool{}
+	for i := range 9 {
+		for _, p := range portsOf(20000, i).named() {
+			require.False(t, seen[p.port], "port %d", p.port)
+			require.Less(t, p.port, 20000+9*portStride)
+			seen[p.port] = true
+		}
+	}
+}
+
+func TestCheckPorts(t *testing.T) {
+	base, err := chooseBase(3)
+	require.NoError(t, err)
+	require.NoError(t, checkPorts(base, 3))
+	tests := map[string]int{"too low": 80, "too high": 65530}
+	for name, base := range tests {
+		t.Run(name, func(t *testing.T) {
+			require.ErrorContains(t, checkPorts(base, 3), "1024 to 65535")
+		})
+	}
+	t.Run("gossip needs UDP as well", func(t *testing.T) {
+		conn, err := net.ListenPacket("udp", Addr(portsOf(base, 0).Gossip))
+		require.NoError(t, err)
+		defer conn.Close()
+		require.ErrorContains(t, checkPorts(base, 3), "db1, gossip")
+	})
+	t.Run("all that are taken are named", func(t *testing.T) {
+		defer listen(t, portsOf(base, 0).MySQL).Close()
+		defer listen(t, portsOf(base, 2).EtcdPeer).Close()
+		err := checkPorts(base, 3)
+		require.ErrorContains(t, err, "db1, mysql)")
+		require.ErrorContains(t, err, "db3, etcd peer)")
+	})
+}
