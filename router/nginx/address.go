@@ -26,7 +26,7 @@ const (
 // Anything else is an ErrAddress.
 func ParseAddress(s string) (Address, error) {
 	if path, ok := strings.CutPrefix(s, "unix:"); ok {
-		if len(path) > maxUnixPath || !strings.HasPrefix(path, "/") || !isPlainText(path, "/._-") {
+		if len(path) > maxUnixPath || !strings.HasPrefix(path, "/") || strings.HasSuffix(path, "/") || !isPlainText(path, "/._-") {
 			return Address{}, fmt.Errorf("%w: %q: want unix: and an absolute path of letters, digits and /._-", ErrAddress, s)
 		}
 		return Address{text: s}, nil
