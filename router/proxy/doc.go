@@ -9,9 +9,10 @@
 //
 // What it keeps true:
 //
-//   - I5: what a connection is joined to is checked against the newest route in
-//     the same critical section that registers it, so none is ever joined to a
-//     primary after the table has moved on.
+//   - I5: what a client is joined to is checked against the table in the same
+//     critical section that registers it, so once Table.Apply has returned none
+//     is joined against it. Sessions that exist already are cut as soon as the
+//     proxy is scheduled.
 //   - A client is joined only when its instance has begun to greet it. Until
 //     then it knows nothing and can be led elsewhere: a primary that dies,
 //     freezes or resets while it is being connected to costs latency only.

@@ -21,6 +21,7 @@ var (
 	errStopping    = errors.New("the proxy is stopping")
 	errNoGreeting  = errors.New("no greeting")
 
+	errCrowded         = errors.New("too many are connecting to it")
 	errClosedUngreeted = errors.New("closed before it greeted")
 )
 

@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"net"
-	"slices"
 	"sync"
 	"time"
 
@@ -32,9 +31,10 @@ const (
 )
 
 // port is one listener with what it serves. Its lock is never held while
-// anything waits.
+// anything waits; the table's may be taken under it, never the reverse.
 type port struct {
 	cfg     *Config
+	table   *router.Table
 	role    Role
 	address string
 	dialer  *net.Dialer
@@ -54,22 +54,16 @@ type port struct {
 	count    Counts
 }
 
-// view is the route as one port obeys it, until another supersedes it.
-type view struct {
-	route     router.Route // never changed
-	ctx       context.Context
-	supersede context.CancelCauseFunc
-}
-
 // target is an instance chosen for a client, and what it was chosen as.
 type target struct {
 	router.Backend
 	primary bool
 }
 
-func newPort(cfg *Config, role Role, address string, log *zap.Logger) *port {
+func newPort(cfg *Config, table *router.Table, role Role, address string, log *zap.Logger) *port {
 	return &port{
 		cfg:      cfg,
+		table:    table,
 		role:     role,
 		address:  address,
 		dialer:   dialer(cfg),
@@ -171,123 +165,6 @@ func (p *port) refused(conn *net.TCPConn, err error) {
 	}
 }
 
-// choose picks the instance for the next connection. It fails with errClosed
-// when the client may be held for one, with errNoReplica when it may not.
-func (p *port) choose(v *view) (target, error) {
-	if p.role == ReadOnly {
-		if b, ok := p.leastLoaded(v.route.Replicas); ok {
-			return target{Backend: b}, nil
-		}
-		if p.cfg.ReadFallback == FallbackNone {
-			return target{}, errNoReplica
-		}
-	}
-	if v.route.Phase != router.Open {
-		return target{}, errClosed
-	}
-	return target{Backend: *v.route.Primary, primary: true}, nil
-}
-
-// leastLoaded picks the replica with the fewest connections, in turn among
-// equals, and passes over those that could not be connected to a moment ago.
-func (p *port) leastLoaded(replicas []router.Backend) (best router.Backend, ok bool) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	now := time.Now()
-	p.turn++
-	for i := range replicas {
-		b := replicas[(p.turn+i)%len(replicas)]
-		if until, avoided := p.avoid[b]; avoided && now.Before(until) {
-			continue
-		}
-		delete(p.avoid, b)
-		if !ok || p.load[b] < p.load[best] {
-			best, ok = b, true
-		}
-	}
-	return best, ok
-}
-
-// fate is what becomes of a session under a route.
-type fate int
-
-const (
-	keep fate = iota
-	cutSoon
-	cutNow
-)
-
-// judge tells the fate of sessions to the target. Whoever was led to the
-// primary as such may be writing, whichever port it came by.
-func (p *port) judge(route router.Route, t target) fate {
-	switch {
-	case t.primary && route.LeadsTo(t.Backend),
-		!t.primary && slices.Contains(route.Replicas, t.Backend):
-		return keep
-	case t.primary:
-		return cutNow
-	case p.cfg.ReadFallback == FallbackPrimary && route.LeadsTo(t.Backend):
-		return keep // promoted: it serves reads as well as ever
-	default:
-		return cutSoon
-	}
-}
-
-// adopt obeys the route: it wakes those who wait, and cuts the sessions the
-// route has no place for. It returns when those given grace are due.
-func (p *port) adopt(serving context.Context, route router.Route, now time.Time) (due time.Time, any bool) {
-	if p.role == ReadWrite {
-		route.Replicas = nil // a change of replicas must not disturb it
-	}
-	p.mu.Lock()
-	former, moved := p.view, p.view == nil || !p.view.route.Equal(route)
-	if moved {
-		p.view = &view{route: route}
-		p.view.ctx, p.view.supersede = context.WithCancelCause(serving)
-	}
-	doomed, due, any := p.sweep(route, now)
-	p.count.Cut += uint64(len(doomed))
-	p.mu.Unlock()
-
-	if moved && former != nil {
-		former.supersede(errSuperseded)
-	}
-	for _, s := range doomed {
-		s.cut()
-	}
-	if moved || len(doomed) > 0 {
-		p.log.Info("route adopted", zap.Uint64("epoch", uint64(route.Epoch)), zap.String("phase", string(route.Phase)),
-			zap.Stringer("primary", route.Primary), zap.Int("replicas", len(route.Replicas)), zap.Int("sessions_cut", len(doomed)))
-	}
-	return due, any
-}
-
-// sweep picks the sessions to cut now, and tells when those given grace are
-// due. The caller holds the lock.
-func (p *port) sweep(route router.Route, now time.Time) (doomed []*session, due time.Time, any bool) {
-	left := map[router.Backend]time.Time{}
-	for s := range p.sessions {
-		switch p.judge(route, s.to) {
-		case keep:
-		case cutNow:
-			doomed = append(doomed, s)
-		case cutSoon:
-			since, known := p.left[s.to.Backend]
-			if !known {
-				since = now
-			}
-			left[s.to.Backend] = since
-			if end := since.Add(p.cfg.ReplicaGrace); !now.Before(end) {
-				doomed = append(doomed, s)
-			} else if !any || end.Before(due) {
-				due, any = end, true
-			}
-		}
-	}
-	p.left = left
-	return doomed, due, any
-}
-
 // stop cuts all sessions; none can be made any more.
 func (p *port) stop() {
 	p.mu.Lock()
@@ -297,9 +174,7 @@ func (p *port) stop() {
 		doomed = append(doomed, s)
 	}
 	p.mu.Unlock()
-	for _, s := range doomed {
-		s.cut()
-	}
+	p.cut(doomed)
 }
 
 // cutSilent cuts the sessions with a host that does not answer any more.
@@ -317,7 +192,7 @@ func (p *port) cutSilent() {
 		}
 		p.log.Warn("peer is silent: session cut", zap.Stringer("backend", s.to), zap.Stringer("client", s.client.RemoteAddr()),
 			zap.Bool("backend_silent", server))
-		s.cut()
+		p.cut([]*session{s})
 		if server {
 			p.broken(s.to)
 		}

@@ -28,9 +28,9 @@ func New(cfg Config, table *router.Table, log *zap.Logger) (*Proxy, error) {
 		return nil, fmt.Errorf("configure proxy: %w", err)
 	}
 	p := &Proxy{cfg: cfg, table: table, log: log}
-	p.ports = append(p.ports, newPort(&p.cfg, ReadWrite, cfg.ReadWrite, log))
+	p.ports = append(p.ports, newPort(&p.cfg, table, ReadWrite, cfg.ReadWrite, log))
 	if cfg.ReadOnly != "" {
-		p.ports = append(p.ports, newPort(&p.cfg, ReadOnly, cfg.ReadOnly, log))
+		p.ports = append(p.ports, newPort(&p.cfg, table, ReadOnly, cfg.ReadOnly, log))
 	}
 	return p, nil
 }
@@ -78,7 +78,7 @@ func (p *Proxy) Run(ctx context.Context) error {
 	serving, stop := context.WithCancelCause(context.WithoutCancel(ctx))
 	changed, unsubscribe := p.table.Subscribe()
 	defer unsubscribe()
-	p.adopt(serving, p.table.Current())
+	p.adopt(serving)
 
 	var wg sync.WaitGroup
 	for _, port := range p.ports {
@@ -107,21 +107,21 @@ func (p *Proxy) follow(ctx, serving context.Context, changed <-chan struct{}) {
 		case <-changed:
 		case <-grace.C:
 		}
-		if due, any := p.adopt(serving, p.table.Current()); any {
+		if due, more := p.adopt(serving); more {
 			grace.Reset(time.Until(due))
 		}
 	}
 }
 
-// adopt makes the ports obey the route, and returns when sessions that are
+// adopt makes the ports obey the table, and returns when sessions that are
 // given grace are to be looked at again.
-func (p *Proxy) adopt(serving context.Context, route router.Route) (due time.Time, any bool) {
+func (p *Proxy) adopt(serving context.Context) (due time.Time, more bool) {
 	for _, port := range p.ports {
-		if next, some := port.adopt(serving, route, time.Now()); some && (!any || next.Before(due)) {
-			due, any = next, true
+		if next, some := port.adopt(serving, time.Now()); some && (!more || next.Before(due)) {
+			due, more = next, true
 		}
 	}
-	return due, any
+	return due, more
 }
 
 // watchPeers cuts sessions with a host at either end that has gone without a

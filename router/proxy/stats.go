@@ -17,7 +17,7 @@ type Counts struct {
 	Refused         uint64 `json:"refused"`          // that were answered with an error packet
 	ClientsLeft     uint64 `json:"clients_left"`     // that left while they were held
 	ConnectFailures uint64 `json:"connect_failures"` // attempts to connect to an instance that failed
-	Cut             uint64 `json:"cut"`              // sessions ended because the route moved
+	Cut             uint64 `json:"cut"`              // sessions ended by the proxy
 }
 
 // PortStats is what one port does and has done since the proxy began.
