@@ -179,7 +179,7 @@ func inWorld(t *testing.T, members int, test func(t *testing.T, w *world)) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld(t, members)
 		defer w.end()
-		time.Sleep(10 * time.Second)
+		time.Sleep(5 * time.Second)
 		for i := range members {
 			for s := range members {
 				j := w.dets[i].Judgement(name(s))
@@ -429,10 +429,10 @@ func filter(evs []Evidence, keep func(Evidence) bool) []Evidence {
 }
 
 func TestDatagramsStaySmall(t *testing.T) {
-	inWorld(t, 9, func(t *testing.T, w *world) {
+	inWorld(t, 7, func(t *testing.T, w *world) {
 		w.all(0, func(s *server) { s.err = fmt.Errorf("%w: %0500d", errRefused, 7) })
-		time.Sleep(3 * time.Second)
-		require.Equal(t, topology.Failed, w.dets[8].Judgement(name(0)).Verdict)
+		time.Sleep(2 * time.Second)
+		require.Equal(t, topology.Failed, w.dets[6].Judgement(name(0)).Verdict)
 		w.net.mu.Lock()
 		defer w.net.mu.Unlock()
 		for _, size := range w.net.sizes {
