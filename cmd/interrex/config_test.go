@@ -29,23 +29,23 @@ func TestConfigExampleIsValid(t *testing.T) {
 	file := filepath.Join(folder, "agent.yaml")
 	require.NoError(t, os.WriteFile(file, []byte(example), 0o600))
 	_, stderr, err := runConfig(t, "check", file)
-	require.ErrorContains(t, err, "4 faults")
+	require.ErrorContains(t, err, "5 faults")
 	require.Contains(t, stderr, "mysql.password does not exist; create it")
 
 	for _, secret := range []string{"mysql.password", "replication.password", "operator.token", "member.token"} {
 		require.NoError(t, os.WriteFile(filepath.Join(folder, secret), []byte("0123456789abcdef"), 0o600))
 	}
+	require.NoError(t, os.WriteFile(filepath.Join(folder, "gossip.key"), []byte("AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8="), 0o600))
 	stdout, stderr, err := runConfig(t, "check", file)
 	require.NoError(t, err, stderr)
-	require.Contains(t, stdout, "valid for member db1 of cluster shop, 1 warning\n")
-	require.Contains(t, stdout, "warning: mysql.pid_file is not set")
+	require.Contains(t, stdout, "valid for member db1 of cluster shop, 0 warnings\n")
 }
 
 func TestConfigCheckTellsFaultsOnStandardError(t *testing.T) {
 	file := filepath.Join(t.TempDir(), "agent.yaml")
 	require.NoError(t, os.WriteFile(file, []byte("cluster: {nmae: shop}\nnode: {name: db1}\n"), 0o600))
 	stdout, stderr, err := runConfig(t, "check", file)
-	require.ErrorContains(t, err, "3 faults")
+	require.ErrorContains(t, err, "5 faults")
 	require.Empty(t, stdout)
 	require.Contains(t, stderr, file+":1:11: cluster.nmae: no such key; did you mean name?")
 	_, _, err = runConfig(t, "check", filepath.Join(t.TempDir(), "none.yaml"))

@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 )
 
 // check compares keys with each other. It changes nothing but d.faults.
@@ -231,16 +232,25 @@ func checkExternalEtcd(e Etcd, d *decoder) {
 	}
 }
 
-// checkWindows: the detection windows fit together.
+// checkWindows: the detection windows fit together. The detector checks its own
+// again, without knowing the file's lines.
 func checkWindows(cfg *Config, d *decoder) {
 	w := cfg.Detection
-	if least := w.ProbeInterval + w.QueryTimeout; w.Freshness < least {
-		d.fault("detection.freshness", fmt.Sprintf("%s is less than probe_interval + query_timeout (%s): evidence would lapse between two probes", durationText(w.Freshness), durationText(least)),
-			fmt.Sprintf("set it to %s or more", durationText(least)))
+	atLeast := func(key string, value, least time.Duration, why string) {
+		if value < least {
+			d.fault("detection."+key, fmt.Sprintf("%s is %s", durationText(value), why), fmt.Sprintf("set it to %s or more", durationText(least)))
+		}
 	}
-	if w.MemberGoneAfter < w.ProbeInterval {
-		d.fault("detection.member_gone_after", fmt.Sprintf("%s is less than probe_interval (%s)", durationText(w.MemberGoneAfter), durationText(w.ProbeInterval)),
-			fmt.Sprintf("set it to %s or more", durationText(10*w.ProbeInterval)))
+	atLeast("query_timeout", w.QueryTimeout, w.ProbeInterval/2, "less than half of probe_interval: answers would not be waited for")
+	atLeast("freshness", w.Freshness, max(2*w.ProbeInterval, w.QueryTimeout)+w.QueryTimeout,
+		"less than twice probe_interval plus query_timeout, or twice query_timeout: evidence would lapse when a packet is lost")
+	atLeast("gossip_probe_interval", w.GossipProbeInterval, w.GossipProbeTimeout*22/10, "less than 2.2 times gossip_probe_timeout: members would take themselves for slow")
+	if w.Hint >= w.QueryTimeout {
+		d.fault("detection.hint", fmt.Sprintf("%s is not less than query_timeout (%s)", durationText(w.Hint), durationText(w.QueryTimeout)), "set it to a tenth of query_timeout")
+	}
+	if w.Settle > w.Freshness/2 {
+		d.fault("detection.settle", fmt.Sprintf("%s is more than half of freshness (%s): it would age out first", durationText(w.Settle), durationText(w.Freshness)),
+			fmt.Sprintf("set it to %s or less", durationText(w.Freshness/2)))
 	}
 }
 

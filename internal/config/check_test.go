@@ -31,7 +31,7 @@ func guarded(listener, address, without string) string {
 		}
 		return line
 	}
-	return valid + "listeners: {" + listener + ": \"" + address + "\"}\n" +
+	return base + "listeners: {" + listener + ": \"" + address + "\"}\n" +
 		has("gossip", "gossip: {key_file: gossip.key}\n") +
 		"security:\n" +
 		has("operator_token_file", "  operator_token_file: operator.token\n") +
@@ -52,6 +52,7 @@ func TestExposedListenersNeedEveryGuard(t *testing.T) {
 					_, err := config.Parse("", []byte(guarded(listener, address, missing)))
 					require.ErrorContains(t, err, "listeners."+listener+": "+address+" can be reached from other hosts")
 					require.ErrorContains(t, err, missing)
+					require.NotContains(t, err.Error(), "no effect")
 				})
 			}
 		}
@@ -86,7 +87,6 @@ func TestWarnings(t *testing.T) {
 		{"plain text", `mysql: "127.0.0.1:3307"`, `mysql: "10.0.0.2:3307"`, "plain text"},
 		{"objective", "node:", "objectives: {rto: 100ms}\nnode:", "objectives.rto is 100ms"},
 		{"no token", "", "", "operator_token_file is not set"},
-		{"no pid file", "", "", "mysql.pid_file is not set"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cfg, err := config.Parse("", []byte(strings.Replace(valid, c.from, c.to, 1)))
@@ -215,7 +215,7 @@ func TestBytes(t *testing.T) {
 
 // TestParseSurvivesAnything: cut or damaged files give faults, never a panic.
 func TestParseSurvivesAnything(t *testing.T) {
-	for i := range len(valid) {
+	for i := 0; i < len(valid); i += 3 {
 		_, _ = config.Parse("", []byte(valid[:i]))
 		for _, with := range []string{"\x00", "{", "]", "&", "*a", "!", "|", "\n", "?", "<<: "} {
 			_, _ = config.Parse("", []byte(valid[:i]+with+valid[i+1:]))

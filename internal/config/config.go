@@ -9,9 +9,9 @@ type Config struct {
 	// What is this node's own.
 	Node Node `yaml:"node"`
 	// Addresses the agent listens on. All are on loopback unless they are
-	// set; api, gossip and etcd on any other address need security.tls,
-	// security.operator_token_file, security.member_token_file and
-	// gossip.key_file. An empty rw or ro address turns that proxy off.
+	// set; api, gossip and etcd on any other address need security.tls and
+	// security.operator_token_file besides the member token and the gossip
+	// key. An empty rw or ro address turns that proxy off.
 	Listeners Listeners `yaml:"listeners"`
 	// The instance on this node. Leave the section out on an arbiter or a
 	// router.
@@ -149,10 +149,14 @@ type MySQL struct {
 	// Encryption of connections to instances: the agent's, the other
 	// members' probes and replication.
 	TLS MySQLTLS `yaml:"tls"`
-	// The server's pid file: lets the agent watch the process itself and see
-	// its death within a millisecond. Empty: only connections are watched,
-	// and a killed server is noticed when the kernel has torn it down.
+	// The server's pid file, where the agent sees it under another path than
+	// the server says. Through it the agent watches the process itself and
+	// sees its death within a millisecond. Empty: what the server says.
 	PIDFile string `yaml:"pid_file" form:"path" sample:"/run/mysqld/mysqld.pid"`
+	// The server's data folder, likewise; its binary logs are read where a
+	// returning primary holds transactions that nobody else has. Empty: what
+	// the server says.
+	Datadir string `yaml:"datadir" form:"path" sample:"/var/lib/mysql"`
 	// The mysqlbinlog of the server's own version: it saves transactions that
 	// only a returning primary holds, before that is rebuilt.
 	Mysqlbinlog []string `yaml:"mysqlbinlog" default:"[mysqlbinlog]" need:"true"`
@@ -163,9 +167,10 @@ type MySQL struct {
 	// For opening one connection to an instance. Shorter gives up on a busy
 	// host; longer delays operations that meet a silent one.
 	ConnectTimeout time.Duration `yaml:"connect_timeout" default:"1s" min:"10ms" max:"1m"`
-	// For one statement of the agent that is not a probe. Statements that
-	// may take longer (catching up, cloning) have limits of their own.
-	QueryTimeout time.Duration `yaml:"query_timeout" default:"5s" min:"10ms" max:"10m"`
+	// For each question of the agent that is not a probe of the detection, and
+	// for a statement that is given up on to be gone. What may take longer
+	// (catching up, cloning) has limits of its own.
+	QueryTimeout time.Duration `yaml:"query_timeout" default:"1s" min:"10ms" max:"10m"`
 }
 
 // TLSMode says how connections to instances are encrypted.
@@ -247,6 +252,6 @@ func (t TLS) IsZero() bool { return t == TLS{} }
 type Gossip struct {
 	// File that holds the key all members encrypt gossip with: 32 random
 	// bytes in base64 (`openssl rand -base64 32`), readable by the agent's
-	// user alone. Empty: not encrypted, on loopback only.
-	KeyFile string `yaml:"key_file" form:"secret" sample:"/etc/interrex/gossip.key"`
+	// user alone. The same on every node.
+	KeyFile string `yaml:"key_file" need:"true" form:"secret"`
 }

@@ -28,6 +28,7 @@ func exampleConfig() Config {
 	mysql.PasswordFile = "mysql.password"
 	mysql.ReplicationPasswordFile = "replication.password"
 	cfg.MySQL = &mysql
+	cfg.Gossip.KeyFile = "gossip.key"
 	cfg.Security.OperatorTokenFile = "operator.token"
 	cfg.Security.MemberTokenFile = "member.token"
 	cfg.Routes.Nginx = []Nginx{exampleNginx()}

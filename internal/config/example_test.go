@@ -22,6 +22,7 @@ func TestExampleLoads(t *testing.T) {
 	for _, secret := range []string{"mysql.password", "replication.password", "operator.token", "member.token"} {
 		write(t, folder, secret, "0123456789abcdef0123456789abcdef\n", 0o600)
 	}
+	write(t, folder, "gossip.key", "AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\n", 0o600)
 	cfg, err := config.Load(file)
 	require.NoError(t, err, string(text))
 

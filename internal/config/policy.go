@@ -41,41 +41,58 @@ const (
 // majority of the members with fresh evidence; these are its windows.
 type Detection struct {
 	// lan: members within a few milliseconds of each other. wan: members in
-	// different regions (500ms, 1s, 3, 3s, 5s for the keys below, in their
-	// order). custom: the keys below, which start out as lan.
+	// different regions. custom: the keys below, which start out as lan.
+	// The same on all members.
 	Profile Profile `yaml:"profile" default:"lan" oneof:"lan|wan|custom"`
-	// How often each member asks every instance. Less notices a silent server
-	// sooner and costs one cheap query each time.
+	// How often each member asks every instance (wan: 500ms). Less notices a
+	// silent server sooner and costs one cheap query each time.
 	ProbeInterval time.Duration `yaml:"probe_interval" only:"profile=custom" default:"100ms" min:"10ms" max:"1m"`
-	// How long an instance may take to answer one probe. Less notices a
-	// frozen server sooner; too little mistakes a busy one for it.
+	// How long an instance may take to answer one probe (wan: 1500ms); at
+	// least half of probe_interval. Less notices a frozen server sooner; too
+	// little mistakes a busy one for it.
 	QueryTimeout time.Duration `yaml:"query_timeout" only:"profile=custom" default:"250ms" min:"10ms" max:"1m"`
-	// How many probes in a row must fail before an unanswered one counts as
-	// evidence. More tolerates more lost packets and takes longer.
+	// How many probes in a row must go unanswered to count as evidence (wan:
+	// 3). More tolerates more lost packets and takes longer.
 	Misses int `yaml:"misses" only:"profile=custom" default:"2" min:"1" max:"20"`
-	// For how long evidence counts. Less than probe_interval + query_timeout
-	// would let it lapse between two probes.
-	Freshness time.Duration `yaml:"freshness" only:"profile=custom" default:"800ms" min:"50ms" max:"5m"`
-	// After how much silence a member is taken for gone by gossip.
-	MemberGoneAfter time.Duration `yaml:"member_gone_after" only:"profile=custom" default:"1s" min:"100ms" max:"5m"`
+	// How long a probe may go unanswered before that confirms an exit of the
+	// server's process that its own agent has seen (wan: 250ms); less than
+	// query_timeout.
+	Hint time.Duration `yaml:"hint" only:"profile=custom" default:"30ms" min:"1ms" max:"1m"`
+	// How long refused or broken connections must last before they count
+	// (wan: 1s); at most half of freshness. Less lets the blip of a switch
+	// count.
+	Settle time.Duration `yaml:"settle" only:"profile=custom" default:"100ms" min:"0s" max:"1m"`
+	// For how long evidence counts (wan: 6s); at least twice probe_interval
+	// plus query_timeout, and twice query_timeout. Less makes observers silent
+	// when packets are lost; more lets votes of silent ones live on.
+	Freshness time.Duration `yaml:"freshness" only:"profile=custom" default:"1s" min:"50ms" max:"5m"`
+	// How often gossip asks a member whether it lives (wan: 1500ms). Less
+	// notices a silent member sooner and costs CPU.
+	GossipProbeInterval time.Duration `yaml:"gossip_probe_interval" only:"profile=custom" default:"200ms" min:"20ms" max:"1m"`
+	// How long the answer may take (wan: 600ms); gossip_probe_interval must be
+	// 2.2 times as long at least.
+	GossipProbeTimeout time.Duration `yaml:"gossip_probe_timeout" only:"profile=custom" default:"80ms" min:"5ms" max:"1m"`
 }
 
 // wanWindows are the windows of the wan profile.
 func wanWindows() Detection {
 	return Detection{
-		Profile:         WAN,
-		ProbeInterval:   500 * time.Millisecond,
-		QueryTimeout:    time.Second,
-		Misses:          3,
-		Freshness:       3 * time.Second,
-		MemberGoneAfter: 5 * time.Second,
+		Profile:             WAN,
+		ProbeInterval:       500 * time.Millisecond,
+		QueryTimeout:        1500 * time.Millisecond,
+		Misses:              3,
+		Hint:                250 * time.Millisecond,
+		Settle:              time.Second,
+		Freshness:           6 * time.Second,
+		GossipProbeInterval: 1500 * time.Millisecond,
+		GossipProbeTimeout:  600 * time.Millisecond,
 	}
 }
 
 // SilentHost is the longest the windows may take until a host that answers
 // nothing any more counts as failed at one observer.
 func (d Detection) SilentHost() time.Duration {
-	return d.ProbeInterval + time.Duration(d.Misses)*max(d.ProbeInterval, d.QueryTimeout)
+	return d.ProbeInterval + max(time.Duration(d.Misses)*d.QueryTimeout, d.Settle)
 }
 
 // RejoinPolicy says what becomes of an instance whose history has diverged.
@@ -92,6 +109,10 @@ type Failover struct {
 	// Whether a failover starts by itself on a verdict of failed. false: only
 	// the operator moves the primary.
 	Automatic bool `yaml:"automatic" default:"true"`
+	// How long a failover waits until enough replicas have stopped receiving
+	// that the old primary can acknowledge nothing more. Longer helps slow
+	// replicas; shorter says sooner that this cannot be made sure of.
+	RevokeLimit time.Duration `yaml:"revoke_limit" default:"3s" min:"100ms" max:"10m"`
 	// How long a candidate may take to execute what it has received. Longer
 	// accepts a longer outage for a larger backlog; when it passes, the
 	// failover stops and says so.
@@ -123,9 +144,9 @@ type Security struct {
 	// 16 characters), readable by the agent's user alone. The same on every
 	// node. Empty: every change is refused.
 	OperatorTokenFile string `yaml:"operator_token_file" form:"secret" sample:"/etc/interrex/operator.token"`
-	// File that holds the token members send each other, as above. Empty: on
-	// loopback only.
-	MemberTokenFile string `yaml:"member_token_file" form:"secret" sample:"/etc/interrex/member.token"`
+	// File that holds the token members send each other with every command,
+	// as above.
+	MemberTokenFile string `yaml:"member_token_file" need:"true" form:"secret"`
 	// Certificates of the API and of the embedded etcd, for both ends of a
 	// connection between members. Files are read again when they change.
 	TLS TLS `yaml:"tls"`

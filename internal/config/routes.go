@@ -21,7 +21,7 @@ type Routes struct {
 	// How many connections it holds at most; the next gets an error at once.
 	HoldConnections int `yaml:"hold_connections" default:"1024" min:"0" max:"1000000"`
 	// How many connections each proxy port serves at most, held ones
-	// included. Each takes two file descriptors.
+	// included. Each takes up to six file descriptors.
 	MaxConnections int `yaml:"max_connections" default:"4096" min:"1" max:"1000000"`
 	// A replica further behind than this gets no reads. Less gives fresher
 	// reads from fewer replicas.

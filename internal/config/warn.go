@@ -26,9 +26,6 @@ func (c Config) Warnings() []string {
 	if c.Security.OperatorTokenFile == "" {
 		w = append(w, "security.operator_token_file is not set, so every change by API or command line is refused")
 	}
-	if c.MySQL != nil && c.MySQL.PIDFile == "" {
-		w = append(w, "mysql.pid_file is not set, so a killed server is noticed only when its connections break")
-	}
 	return w
 }
 
