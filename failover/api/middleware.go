@@ -101,8 +101,12 @@ func (s *Server) recover(c *gin.Context) {
 
 // guardHost refuses a Host header that names no address of this member: a web
 // page whose name was pointed at this address would send its own (DNS
-// rebinding). No Host at all is HTTP/1.0, which no browser speaks.
+// rebinding). No Host at all is HTTP/1.0, which no browser speaks. Commands are
+// checked more strictly: they must name this very member.
 func (s *Server) guardHost(c *gin.Context) {
+	if strings.HasPrefix(c.FullPath(), commandPath) {
+		return
+	}
 	if host := c.Request.Host; host != "" && !s.isOwnHost(c, bareHost(host)) {
 		s.fail(c, problem(problemForeignHost, "not a name of this member: "+host))
 	}

@@ -1,0 +1,226 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+	"fmt"
+	"net"
+	"net/http"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"interrex/failover"
+	"interrex/internal/topology"
+)
+
+// pair is n1, which does not lead, and n2, which leads, both listening.
+func pair(t *testing.T, options ...option) (follower, leader *bench) {
+	t.Helper()
+	leader = newBench(t, "n2").listen(t)
+	follower = newBench(t, "n1", options...).listen(t)
+	for _, b := range []*bench{follower, leader} {
+		v := b.backend.View()
+		v.Members = []topology.Member{{Name: "n1", API: follower.addr}, {Name: "n2", API: leader.addr}}
+		b.backend.setView(v)
+	}
+	notLeader(follower)
+	return follower, leader
+}
+
+func notLeader(b *bench) {
+	b.backend.pauseErr = fmt.Errorf("pause: %w", failover.ErrNotLeader)
+	b.backend.switchover = func(context.Context, topology.NodeName) (failover.Report, error) {
+		return failover.Report{}, failover.ErrNotLeader
+	}
+}
+
+func TestOrdersAreForwardedToTheLeader(t *testing.T) {
+	follower, leader := pair(t)
+	a := post("switchover", `{"to":"n2"}`)
+	a.header = map[string]string{headerRequestID: "req-7"}
+	got := follower.dial(t, a)
+	require.Equal(t, 200, got.status, "%s", got.body)
+	var r Report
+	require.NoError(t, json.Unmarshal(got.body, &r))
+	require.Equal(t, topology.Epoch(4), r.Epoch)
+	require.Equal(t, 200, follower.dial(t, post("pause", `{"reason":"x"}`)).status)
+	require.Equal(t, 200, follower.dial(t, post("resume", ``)).status)
+	require.Equal(t, []string{"switchover n2", "pause x", "resume"}, leader.backend.noted())
+
+	leader.backend.switchover = func(context.Context, topology.NodeName) (failover.Report, error) {
+		return failover.Report{}, &failover.GateError{Gate: failover.Gate{Name: "idle", Operation: "switchover", Reason: "busy"}}
+	}
+	p := follower.dial(t, a).problem(t)
+	require.Equal(t, ProblemType+problemGateClosed, p.Type, "a refusal arrives as the leader gave it")
+	require.Equal(t, "idle", p.Gate.Name)
+	require.Equal(t, "urn:interrex:request:req-7", p.Instance, "one id for both members")
+}
+
+func TestForwardingDoesNotLoop(t *testing.T) {
+	follower, leader := pair(t)
+	notLeader(leader)
+	v := leader.backend.View()
+	v.Leadership.Holder = "n1" // each takes the other for the leader
+	leader.backend.setView(v)
+	p := follower.dial(t, post("switchover", `{}`)).problem(t)
+	require.Equal(t, ProblemType+problemNotLeader, p.Type)
+	require.Contains(t, p.Detail, "n1 forwarded this to n2")
+	require.Len(t, follower.backend.noted(), 1)
+	require.Len(t, leader.backend.noted(), 1)
+}
+
+func TestForwardingFailures(t *testing.T) {
+	change := func(b *bench, f func(*failover.View)) {
+		v := b.backend.View()
+		f(&v)
+		b.backend.setView(v)
+	}
+	for _, c := range []struct {
+		name  string
+		given func(t *testing.T, follower, leader *bench)
+		want  string
+	}{
+		{"nobody leads", func(_ *testing.T, f, _ *bench) { change(f, func(v *failover.View) { v.Leadership.Holder = "" }) }, problemNoLeader},
+		{"leadership arrives", func(_ *testing.T, f, _ *bench) { change(f, func(v *failover.View) { v.Leadership.Holder = "n1" }) }, problemNotLeader},
+		{"leader is not registered", func(_ *testing.T, f, _ *bench) { change(f, func(v *failover.View) { v.Members = nil }) }, problemLeaderGone},
+		{"leader is dead", func(t *testing.T, f, _ *bench) {
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			require.NoError(t, ln.Close())
+			change(f, func(v *failover.View) { v.Members = []topology.Member{{Name: "n2", API: ln.Addr().String()}} })
+		}, problemLeaderGone},
+		{"leader has another member token", func(_ *testing.T, _, l *bench) { l.cfg.Security.MemberToken = "another-secret-9876543210" }, problemLeaderGone},
+		{"leader does not answer", func(t *testing.T, f, _ *bench) {
+			ln, err := net.Listen("tcp", "127.0.0.1:0")
+			require.NoError(t, err)
+			t.Cleanup(func() { _ = ln.Close() })
+			f.cfg.OperationLimit = 300 * time.Millisecond
+			change(f, func(v *failover.View) { v.Members = []topology.Member{{Name: "n2", API: ln.Addr().String()}} })
+		}, problemOutcomeUnknown},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			follower, leader := pair(t)
+			c.given(t, follower, leader)
+			p := follower.dial(t, post("switchover", `{}`)).problem(t)
+			require.Equal(t, ProblemType+c.want, p.Type, p.Detail)
+			require.Empty(t, leader.backend.noted())
+		})
+	}
+}
+
+func keyed(body, key string) ask {
+	a := post("switchover", body)
+	a.header = map[string]string{headerIdempotency: key}
+	return a
+}
+
+func TestIdempotencyKeyReplaysTheFirstAnswer(t *testing.T) {
+	follower, leader := pair(t)
+	for name, b := range map[string]*bench{"at the leader": leader, "forwarded": follower} {
+		t.Run(name, func(t *testing.T) {
+			before := len(leader.backend.noted())
+			first := b.dial(t, keyed(`{"to":"n2"}`, name[:3]))
+			require.Equal(t, 200, first.status)
+			require.Empty(t, first.header.Get(headerIdempotencyReplay))
+			again := b.dial(t, keyed(`{"to":"n2"}`, name[:3]))
+			require.Equal(t, first.body, again.body)
+			require.Equal(t, "true", again.header.Get(headerIdempotencyReplay))
+			require.Len(t, leader.backend.noted(), before+1)
+			require.Equal(t, 422, b.dial(t, keyed(`{"to":"n1"}`, name[:3])).status)
+			require.Len(t, leader.backend.noted(), before+1)
+		})
+	}
+}
+
+func TestConcurrentReplaysWaitForOneOperation(t *testing.T) {
+	b := newBench(t, "n2").listen(t)
+	release := make(chan struct{})
+	b.backend.switchover = func(context.Context, topology.NodeName) (failover.Report, error) {
+		<-release
+		return sampleReport(4), nil
+	}
+	var asked sync.WaitGroup
+	replies := make([]reply, 8)
+	for i := range replies {
+		asked.Go(func() { replies[i] = b.do(keyed(`{}`, "k")) })
+	}
+	eventually(t, "the operation begins", func() (bool, any) { return len(b.backend.noted()) == 1, b.backend.noted() })
+	close(release)
+	asked.Wait()
+	for _, r := range replies {
+		require.Equal(t, 200, r.status)
+	}
+	require.Len(t, b.backend.noted(), 1)
+}
+
+func TestAnswersAreKeptInBoundedMemory(t *testing.T) {
+	a := newAnswers()
+	for i := range 3 * answersKept {
+		got, first := a.claim(fmt.Sprint(i), [32]byte{})
+		require.True(t, first)
+		a.settle(fmt.Sprint(i), got, outcome{status: 200})
+	}
+	require.LessOrEqual(t, len(a.by), answersKept)
+	require.LessOrEqual(t, len(a.order), answersKept)
+	_, first := a.claim(fmt.Sprint(3*answersKept-1), [32]byte{})
+	require.False(t, first)
+
+	got, _ := a.claim("no leader", [32]byte{})
+	a.settle("no leader", got, outcome{status: http.StatusServiceUnavailable})
+	_, first = a.claim("no leader", [32]byte{})
+	require.True(t, first, "an order that reached nobody may be given again")
+}
+
+// TestOperationOutlivesItsClient: a connection that breaks does not cut a
+// switchover short; the agent's end does, and waits for it.
+func TestOperationOutlivesItsClient(t *testing.T) {
+	b := newBench(t, "n2")
+	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	require.NoError(t, err)
+	ended := make(chan error, 1)
+	b.backend.switchover = func(ctx context.Context, _ topology.NodeName) (failover.Report, error) {
+		<-ctx.Done()
+		ended <- context.Cause(ctx)
+		return failover.Report{}, ctx.Err()
+	}
+	ctx, stop := context.WithCancel(context.Background())
+	served := make(chan error, 1)
+	go func() { served <- b.Serve(ctx, ln) }()
+	b.addr = ln.Addr().String()
+
+	asking, leave := context.WithCancel(context.Background())
+	req := post("switchover", `{}`).request().WithContext(asking)
+	req.URL.Host = b.addr
+	gone := make(chan struct{})
+	go func() {
+		defer close(gone)
+		if resp, err := http.DefaultTransport.RoundTrip(req); err == nil {
+			_ = resp.Body.Close()
+		}
+	}()
+	eventually(t, "the operation begins", func() (bool, any) { return len(b.backend.noted()) == 1, b.backend.noted() })
+	leave()
+	<-gone
+	select {
+	case err := <-ended:
+		t.Fatalf("the operation ended with its client: %v", err)
+	case <-time.After(200 * time.Millisecond):
+	}
+	stop()
+	select {
+	case err := <-served:
+		require.NoError(t, err)
+	case <-time.After(patience):
+		t.Fatal("the server did not stop")
+	}
+	select {
+	case err := <-ended:
+		require.ErrorContains(t, err, "the agent stops")
+	default:
+		t.Fatal("Serve returned before the operation had ended")
+	}
+	require.Equal(t, 503, b.do(post("switchover", `{}`)).status, "nothing is begun any more")
+}

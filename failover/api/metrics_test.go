@@ -1,0 +1,98 @@
+package api
+
+import (
+	"bytes"
+	"strings"
+	"testing"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
+	"github.com/stretchr/testify/require"
+
+	"interrex/election"
+	"interrex/failover"
+)
+
+func scrape(t *testing.T, b *bench) string {
+	t.Helper()
+	got := b.do(ask{method: "GET", path: "/metrics"})
+	require.Equal(t, 200, got.status, "%s", got.body)
+	return string(got.body)
+}
+
+func TestMetrics(t *testing.T) {
+	b := newBench(t, "n1", func(_ *Config, p *Parts) {
+		p.Metrics = NewMetrics(MetricsConfig{
+			Self: "n1", Cluster: "c", Version: "1.2.3", Backend: p.Backend,
+			ProxySessions: func() map[string]int { return map[string]int{"rw": 7, "ro": 3} },
+		})
+	})
+	b.metrics.ObserveOperation(sampleReport(4))
+	lost := sampleReport(5)
+	lost.Kind, lost.Outcome, lost.RPO.LostCommits = election.Switchover, failover.Failure, nil
+	b.metrics.ObserveOperation(lost)
+	b.do(ask{method: "GET", path: "/api/v1/members/n2"})
+	b.do(ask{method: "POST", path: commandPath + commandStatus, host: "n1", token: memberToken, body: "{}"})
+
+	text := scrape(t, b)
+	for _, line := range []string{
+		`interrex_info{cluster="c",node="n1",version="1.2.3"} 1`,
+		`interrex_epoch 3`,
+		`interrex_is_leader 0`,
+		`interrex_primary{node="n1"} 1`,
+		`interrex_is_primary 1`,
+		`interrex_register_ackers 1`,
+		`interrex_register_acks 1`,
+		`interrex_acknowledging 1`,
+		`interrex_lossless 1`,
+		`interrex_verdict{node="n1",verdict="healthy"} 1`,
+		`interrex_verdict{node="n1",verdict="failed"} 0`,
+		`interrex_route_epoch 3`,
+		`interrex_route_open 1`,
+		`interrex_proxy_sessions{route="rw"} 7`,
+		`interrex_operations_total{kind="failover",outcome="completed"} 1`,
+		`interrex_operations_total{kind="switchover",outcome="failed"} 1`,
+		`interrex_last_operation_rto_seconds{kind="failover"} 0.4`,
+		`interrex_last_operation_lost_commits{kind="failover"} 0`,
+		`interrex_lag_seconds{node="n2"} 0.02`,
+		`interrex_missing_transactions{node="n2"} 3`,
+		`interrex_gate_open{gate="failed",operation="failover"} 0`,
+		`interrex_gate_open{gate="etcd",operation="failover"} 1`,
+		`interrex_status{status="healthy"} 1`,
+		`interrex_http_requests_total{code="200",route="/api/v1/members/:name"} 1`,
+		`interrex_commands_total{command="status",outcome="ok"} 1`,
+	} {
+		require.Contains(t, text, line+"\n")
+	}
+	require.NotContains(t, text, `last_operation_lost_commits{kind="switchover"}`, "a loss that is not known is not 0")
+}
+
+func TestMetricsLint(t *testing.T) {
+	for name, given := range map[string]func(*bench){
+		"healthy": func(*bench) {}, "in trouble": troubled,
+		"before bootstrap": func(b *bench) { b.backend.view = failover.View{} },
+		"gate given twice": func(b *bench) { b.backend.gates = append(b.backend.gates, b.backend.gates...) },
+	} {
+		t.Run(name, func(t *testing.T) {
+			b := newBench(t, "n1")
+			given(b)
+			b.metrics.ObserveOperation(sampleReport(4))
+			scrape(t, b)
+			problems, err := promlint.New(bytes.NewBufferString(scrape(t, b))).Lint()
+			require.NoError(t, err)
+			for _, p := range problems {
+				if strings.HasPrefix(p.Metric, "interrex_") {
+					t.Errorf("%s: %s", p.Metric, p.Text)
+				}
+			}
+		})
+	}
+}
+
+func TestMetricsOfOtherParts(t *testing.T) {
+	b := newBench(t, "n1")
+	c := prometheus.NewCounter(prometheus.CounterOpts{Name: "interrex_extra_total", Help: "x"})
+	require.NoError(t, b.metrics.Register(c))
+	require.Error(t, b.metrics.Register(c))
+	require.Contains(t, scrape(t, b), "interrex_extra_total 0")
+}

@@ -1,0 +1,203 @@
+package api
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"interrex/election"
+	"interrex/failover"
+	"interrex/internal/gtid"
+	"interrex/internal/topology"
+)
+
+// node changes one member's status in a view.
+func node(v *failover.View, name topology.NodeName, change func(*failover.NodeStatus)) {
+	n := v.Nodes[name]
+	if n.Instance != nil {
+		instance := *n.Instance
+		if instance.Source != nil {
+			source := *instance.Source
+			instance.Source = &source
+		}
+		n.Instance = &instance
+	}
+	change(&n)
+	v.Nodes[name] = n
+}
+
+func silence(v *failover.View, name topology.NodeName) {
+	delete(v.Nodes, name)
+	v.Unreachable[name] = "connection refused"
+}
+
+func TestStatusWord(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		given  func(v *failover.View)
+		want   Status
+		reason string
+	}{
+		{"all is well", func(*failover.View) {}, StatusHealthy, ""},
+		{"before bootstrap", func(v *failover.View) { v.State.Primary = nil }, StatusNoPrimary, "no primary yet"},
+		{"operation in flight", func(v *failover.View) {
+			v.State.Operation = &election.Operation{Kind: election.Switchover, Epoch: 4, Step: "catch up"}
+		}, StatusFailingOver, "switchover of epoch 4 is at step catch up"},
+		{"primary is promoting", func(v *failover.View) { v.State.Primary.Phase = election.Promoting }, StatusNoPrimary, "has no open primary"},
+		{"epoch without a primary", func(v *failover.View) { v.State.Epoch = 9 }, StatusNoPrimary, "epoch 9"},
+		{"primary failed", func(v *failover.View) { v.Primary.Verdict = topology.Failed }, StatusNoPrimary, "n1 has failed"},
+		{"primary suspect", func(v *failover.View) { v.Primary.Verdict = topology.Suspect }, StatusDegraded, "n1 is suspect"},
+		{"no etcd", func(v *failover.View) { v.EtcdReachable = false }, StatusDegraded, "no promotion possible"},
+		{"no leader", func(v *failover.View) { v.Leadership.Holder = "" }, StatusDegraded, "no member leads"},
+		{"paused", func(v *failover.View) { v.State.Paused = &election.Pause{By: "ann", Reason: "disks"} }, StatusDegraded, "paused by ann: disks"},
+		{"no acker registered", func(v *failover.View) { v.State.Register = election.Register{} }, StatusDegraded, "not lossless"},
+		{"waiting switched off", func(v *failover.View) {
+			node(v, "n1", func(n *failover.NodeStatus) { n.Instance.SemiSync.SourceEnabled = false })
+		}, StatusDegraded, "not lossless"},
+		{"acker is silent", func(v *failover.View) {
+			node(v, "n2", func(n *failover.NodeStatus) { n.Instance.SemiSync.ReplicaActive = false })
+		}, StatusDegraded, "commits wait: 0 of the 1"},
+		{"member is gone", func(v *failover.View) { silence(v, "n3") }, StatusDegraded, "n3 cannot be reached: connection refused"},
+		{"receiver broke", func(v *failover.View) {
+			node(v, "n2", func(n *failover.NodeStatus) { n.Instance.Source.ReceiverOn = false })
+		}, StatusDegraded, "receiver is ON"},
+		{"errant", func(v *failover.View) {
+			set := gtid.MustParse(n1UUID + ":7")
+			node(v, "n2", func(n *failover.NodeStatus) { n.Errant = &set })
+		}, StatusDegraded, "n2 holds transactions"},
+		{"stray", func(v *failover.View) {
+			node(v, "n2", func(n *failover.NodeStatus) { n.Instance.ReadOnly, n.Instance.SuperReadOnly = false, false })
+		}, StatusDegraded, "n2 would take writes"},
+		{"unregistered", func(v *failover.View) { v.Nodes["n9"] = failover.NodeStatus{} }, StatusDegraded, "n9 answers"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v := clusterView("n1")
+			c.given(&v)
+			got := newCluster(began, "c", v, nil, nobody)
+			require.Equal(t, c.want, got.Status, "%v", got.Reasons)
+			require.Contains(t, strings.Join(got.Reasons, "\n"), c.reason)
+			if c.want == StatusHealthy {
+				require.Empty(t, got.Reasons)
+			}
+		})
+	}
+}
+
+func nobody(topology.NodeName) (failover.Judgement, bool) { return failover.Judgement{}, false }
+
+func TestRoles(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		given func(v *failover.View)
+		of    topology.NodeName
+		want  Role
+	}{
+		{"recorded primary", nil, "n1", RolePrimary},
+		{"recorded primary that is gone", func(v *failover.View) { silence(v, "n1") }, "n1", RolePrimary},
+		{"replica", nil, "n2", RoleReplica},
+		{"arbiter", nil, "n3", RoleArbiter},
+		{"gone", func(v *failover.View) { silence(v, "n2") }, "n2", RoleUnreachable},
+		{"not asked yet", func(v *failover.View) { delete(v.Nodes, "n2") }, "n2", RoleUnreachable},
+		{"server is down", func(v *failover.View) {
+			node(v, "n2", func(n *failover.NodeStatus) { n.Instance, n.InstanceError = nil, "refused" })
+		}, "n2", RoleUnreachable},
+		{"follows nobody", func(v *failover.View) { node(v, "n2", func(n *failover.NodeStatus) { n.Instance.Source = nil }) }, "n2", RoleClosed},
+		{"errant", func(v *failover.View) { node(v, "n2", func(n *failover.NodeStatus) { n.Errant = &gtid.Set{} }) }, "n2", RoleClosed},
+		{"rebuilding", func(v *failover.View) {
+			node(v, "n2", func(n *failover.NodeStatus) { n.Rebuild = &failover.RebuildProgress{Stage: "clone"} })
+		}, "n2", RoleRebuilding},
+		{"stray", func(v *failover.View) {
+			node(v, "n2", func(n *failover.NodeStatus) { n.Instance.ReadOnly, n.Instance.SuperReadOnly = false, false })
+		}, "n2", RoleStray},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			v := clusterView("n1")
+			if c.given != nil {
+				c.given(&v)
+			}
+			for _, m := range newMembers(v, nobody) {
+				if m.Name == c.of {
+					require.Equal(t, c.want, m.Role)
+				}
+			}
+		})
+	}
+}
+
+func TestMemberFigures(t *testing.T) {
+	v := clusterView("n1")
+	members := newMembers(v, nobody)
+	require.Equal(t, topology.NodeName("n1"), members[0].Name, "by name")
+	require.Nil(t, members[0].LagMS)
+	require.Nil(t, members[0].Missing)
+	require.InDelta(t, 20, *members[1].LagMS, 0)
+	require.Equal(t, uint64(3), *members[1].Missing)
+	require.True(t, members[1].Leader)
+	require.True(t, members[1].Acknowledging)
+
+	silence(&v, "n1")
+	require.Nil(t, newMembers(v, nobody)[1].Missing, "not known without the primary's set")
+	node(&v, "n2", func(n *failover.NodeStatus) { n.Instance.Source.ApplierOn = false })
+	require.Nil(t, newMembers(v, nobody)[1].LagMS, "a stopped applier has no lag that means anything")
+}
+
+func TestProbeOfPrimary(t *testing.T) {
+	for name, c := range map[string]struct {
+		given func(v *failover.View)
+		self  topology.NodeName
+		ok    bool
+	}{
+		"open primary":         {nil, "n1", true},
+		"another member":       {nil, "n2", false},
+		"no record":            {func(v *failover.View) { v.State.Primary = nil }, "n1", false},
+		"promoting":            {func(v *failover.View) { v.State.Primary.Phase = election.Promoting }, "n1", false},
+		"operation in flight":  {func(v *failover.View) { v.State.Operation = &election.Operation{} }, "n1", false},
+		"higher epoch promise": {func(v *failover.View) { node(v, "n1", func(n *failover.NodeStatus) { n.Promised = 4 }) }, "n1", false},
+		"closed": {func(v *failover.View) {
+			node(v, "n1", func(n *failover.NodeStatus) { n.Instance.SuperReadOnly = true })
+		}, "n1", false},
+		"silent":       {func(v *failover.View) { node(v, "n1", func(n *failover.NodeStatus) { n.Instance = nil }) }, "n1", false},
+		"without etcd": {func(v *failover.View) { v.EtcdReachable = false }, "n1", true}, // I9
+	} {
+		v := clusterView(c.self)
+		if c.given != nil {
+			c.given(&v)
+		}
+		require.Equal(t, c.ok, notPrimary(v, c.self) == "", name)
+	}
+}
+
+func TestProbeOfReplica(t *testing.T) {
+	for name, c := range map[string]struct {
+		given func(n *failover.NodeStatus)
+		limit time.Duration
+		ok    bool
+	}{
+		"within the limit":    {func(*failover.NodeStatus) {}, 20 * time.Millisecond, true},
+		"over the limit":      {func(*failover.NodeStatus) {}, 19 * time.Millisecond, false},
+		"receiver off":        {func(n *failover.NodeStatus) { n.Instance.Source.ReceiverOn = false }, time.Minute, false},
+		"applier off":         {func(n *failover.NodeStatus) { n.Instance.Source.ApplierOn = false }, time.Minute, false},
+		"another source":      {func(n *failover.NodeStatus) { n.Instance.Source.ServerUUID = "other" }, time.Minute, false},
+		"no source":           {func(n *failover.NodeStatus) { n.Instance.Source = nil }, time.Minute, false},
+		"errant":              {func(n *failover.NodeStatus) { n.Errant = &gtid.Set{} }, time.Minute, false},
+		"rebuilding":          {func(n *failover.NodeStatus) { n.Rebuild = &failover.RebuildProgress{} }, time.Minute, false},
+		"after a bad rebuild": {func(n *failover.NodeStatus) { n.Rebuild = &failover.RebuildProgress{Error: "x"} }, time.Minute, true},
+		"writable":            {func(n *failover.NodeStatus) { n.Instance.ReadOnly, n.Instance.SuperReadOnly = false, false }, time.Minute, false},
+		"silent":              {func(n *failover.NodeStatus) { n.Instance = nil }, time.Minute, false},
+	} {
+		v := clusterView("n2")
+		node(&v, "n2", c.given)
+		require.Equal(t, c.ok, notReplica(v, "n2", c.limit) == "", name)
+	}
+	require.NotEmpty(t, notReplica(clusterView("n1"), "n1", time.Minute), "the primary is no replica")
+}
+
+// TestClosedByEitherSwitch: MySQL's two switches can be set one without the
+// other; only both off take writes of everybody.
+func TestClosedByEitherSwitch(t *testing.T) {
+	v := clusterView("n1")
+	node(&v, "n1", func(n *failover.NodeStatus) { n.Instance.ReadOnly = true })
+	require.False(t, newMembers(v, nobody)[0].Writable)
+}
