@@ -76,7 +76,7 @@ func newPort(cfg *Config, table *router.Table, role Role, address string, log *z
 }
 
 func (p *port) listen(ctx context.Context) error {
-	lc := net.ListenConfig{KeepAliveConfig: keepAlive}
+	lc := net.ListenConfig{KeepAliveConfig: keepAlive()}
 	lc.SetMultipathTCP(false) // sessions are spliced
 	l, err := lc.Listen(ctx, "tcp", p.address)
 	if err != nil {

@@ -143,7 +143,7 @@ func (p *Proxy) watchPeers(serving context.Context) {
 
 // dialer connects to instances.
 func dialer(cfg *Config) *net.Dialer {
-	d := &net.Dialer{Timeout: cfg.ConnectTimeout, KeepAliveConfig: keepAlive}
+	d := &net.Dialer{Timeout: cfg.ConnectTimeout, KeepAliveConfig: keepAlive()}
 	d.SetMultipathTCP(false) // sessions are spliced
 	return d
 }

@@ -11,10 +11,9 @@ import (
 )
 
 // keepAlive finds peers that vanish while a session is idle: within 20 s.
-var keepAlive = net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: time.Second, Count: 5}
-
-// longAgo as a deadline ends what waits on a connection.
-var longAgo = time.Unix(1, 0)
+func keepAlive() net.KeepAliveConfig {
+	return net.KeepAliveConfig{Enable: true, Idle: 15 * time.Second, Interval: time.Second, Count: 5}
+}
 
 // peek waits until the connection has something to read and leaves it unread.
 // It returns io.EOF if the peer has closed, os.ErrDeadlineExceeded once
@@ -32,7 +31,7 @@ func peek(ctx context.Context, conn *net.TCPConn, patience time.Duration) error 
 	woken := make(chan struct{})
 	stop := context.AfterFunc(ctx, func() {
 		defer close(woken)
-		_ = conn.SetReadDeadline(longAgo) // a closed connection wakes by itself
+		_ = conn.SetReadDeadline(time.Unix(1, 0)) // wakes it; a closed one wakes by itself
 	})
 	err := waitReadable(conn)
 	if !stop() {
