@@ -86,14 +86,15 @@ type Frozen struct {
 	ServerUUID string            `json:"server_uuid"`
 	Version    string            `json:"version"`
 	Executed   gtid.Set          `json:"executed"`
+	Committing gtid.Set          `json:"committing"` // see dbrepl.Status
 	Received   gtid.Set          `json:"received"`
 	Unapplied  uint64            `json:"unapplied"`
 	Marker     topology.Marker   `json:"marker"`
 	// Amnesiac: the server restarted and has not caught up since; it counts
 	// as not revoked.
 	Amnesiac bool `json:"amnesiac"`
-	// Primary is true when the instance is not a replica at all but is open
-	// or was the primary: it was closed, not frozen.
+	// Closed tells whether the instance refuses writes. Freeze does not close:
+	// an instance that is no replica only promises the epoch.
 	Closed       bool   `json:"closed"`
 	ApplierError string `json:"applier_error,omitempty"`
 	Priority     int    `json:"priority"`
@@ -149,6 +150,10 @@ type CloseRequest struct {
 	// Limit bounds the whole; when it passes, the instance is left as it was
 	// (open) and the error says so.
 	Limit time.Duration `json:"limit_ns"`
+	// Isolate closes a primary that was judged Failed: its sessions are ended
+	// at once and it is never opened again at this epoch, also when closing
+	// cannot be proven within Limit.
+	Isolate bool `json:"isolate"`
 }
 
 // Closed is an instance that can commit nothing more, with its final set.
@@ -188,6 +193,13 @@ type View struct {
 	// Unreachable holds the error of each member that could not be asked.
 	Unreachable map[topology.NodeName]string
 	Primary     Judgement // of the recorded primary's instance
+}
+
+// Verifier proves that a write goes through a route of this member.
+type Verifier interface {
+	// VerifyWrite writes through the member's own read-write port until a
+	// write is acknowledged by the primary of epoch, or ctx ends.
+	VerifyWrite(ctx context.Context, epoch topology.Epoch) error
 }
 
 // Judgement is the detector's verdict on an instance, as operations need it.

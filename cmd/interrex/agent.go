@@ -1,0 +1,428 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"os/signal"
+	"path/filepath"
+	"syscall"
+	"time"
+
+	"github.com/spf13/cobra"
+	"go.uber.org/zap"
+	"golang.org/x/sync/errgroup"
+
+	"interrex/dbrepl"
+	"interrex/detector"
+	"interrex/election"
+	"interrex/failover"
+	"interrex/failover/api"
+	"interrex/internal/config"
+	"interrex/internal/topology"
+	"interrex/router"
+	"interrex/router/nginx"
+	"interrex/router/proxy"
+)
+
+func newAgentCommand() *cobra.Command {
+	var file string
+	cmd := &cobra.Command{
+		Use:   "agent --config FILE",
+		Short: "Run the agent of this node",
+		Long: `Run the agent of this node until it is told to stop (SIGINT, SIGTERM).
+
+Stopping an agent changes no role: the instance goes on as it is, and the other
+agents go on watching it. SIGHUP reads the TLS files again.`,
+		Example: "  interrex agent --config /etc/interrex/agent.yaml",
+		Args:    cobra.NoArgs,
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			cfg, err := config.Load(file)
+			if err != nil {
+				return err
+			}
+			return runAgent(cmd.Context(), cfg)
+		},
+	}
+	cmd.Flags().StringVar(&file, "config", "/etc/interrex/agent.yaml", "configuration file")
+	return cmd
+}
+
+// agent is the parts of one agent, wired together. Whatever it starts is an
+// actor of one group, so that nothing outlives run.
+type agent struct {
+	cfg     config.Config
+	secrets secrets
+	self    topology.Member
+	log     *zap.Logger
+
+	registry *election.Client
+	instance *dbrepl.Instance // nil without an instance
+	detector *detector.Detector
+	table    *router.Table
+	keeper   *failover.Keeper
+	peers    *api.Peers
+	watcher  *failover.Watcher
+	control  *failover.Controller
+	proxy    *proxy.Proxy
+	nginx    []*nginx.Rewriter
+	server   *api.Server
+	tls      *api.TLS
+	listener net.Listener
+	subjects *subjects
+	closers  []func() error
+}
+
+func runAgent(ctx context.Context, cfg config.Config) error {
+	log, closeLog, err := newLogger(cfg.Log)
+	if err != nil {
+		return err
+	}
+	defer closeLog()
+	log = log.With(zap.String("node", cfg.Node.Name))
+	for _, w := range cfg.Warnings() {
+		log.Warn("configuration", zap.String("warning", w))
+	}
+	a, err := newAgent(ctx, cfg, log)
+	if err != nil {
+		return err
+	}
+	defer a.close()
+	return a.run(ctx)
+}
+
+// newAgent makes the parts, from those that know nothing of others to those
+// that need them. Only listeners are opened; nothing runs yet.
+func newAgent(ctx context.Context, cfg config.Config, log *zap.Logger) (_ *agent, err error) {
+	a := &agent{cfg: cfg, self: cfg.Self(), log: log, table: router.NewTable()}
+	a.self.Version = version
+	defer func() {
+		if err != nil {
+			a.close()
+		}
+	}()
+	if err := os.MkdirAll(cfg.Node.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("make data directory: %w", err)
+	}
+	if a.secrets, err = readSecrets(cfg); err != nil {
+		return nil, err
+	}
+	for _, build := range []func(context.Context) error{
+		a.buildTLS, a.buildRegistry, a.buildInstance, a.buildDetector, a.buildKeeper,
+		a.buildRoutes, a.buildController, a.buildServer,
+	} {
+		if err := build(ctx); err != nil {
+			return nil, err
+		}
+	}
+	return a, nil
+}
+
+func (a *agent) close() {
+	for i := len(a.closers) - 1; i >= 0; i-- {
+		if err := a.closers[i](); err != nil {
+			a.log.Debug("closing", zap.Error(err))
+		}
+	}
+}
+
+func (a *agent) buildTLS(context.Context) error {
+	files := a.cfg.Security.TLS
+	if files.IsZero() {
+		return nil
+	}
+	t, err := api.LoadTLS(api.TLSFiles{CA: files.CAFile, Cert: files.CertFile, Key: files.KeyFile}, a.self.Name, a.cfg.Cluster.Name, a.log)
+	if err != nil {
+		return err
+	}
+	a.tls = t
+	return nil
+}
+
+func (a *agent) buildRegistry(context.Context) error {
+	c, err := electionConfig(a.cfg, a.secrets)
+	if err != nil {
+		return err
+	}
+	a.registry, err = election.New(c, a.log)
+	return err
+}
+
+func (a *agent) buildInstance(context.Context) error {
+	if a.cfg.MySQL == nil {
+		return nil
+	}
+	inst, err := dbrepl.Open(instanceConfig(a.cfg, a.secrets), a.log)
+	if err != nil {
+		return err
+	}
+	a.instance = inst
+	a.closers = append(a.closers, inst.Close)
+	return nil
+}
+
+func (a *agent) buildDetector(context.Context) error {
+	c := detectorConfig(a.cfg, a.secrets)
+	deps := detector.Deps{Log: a.log, Classify: classify}
+	if a.instance != nil {
+		deps.FindProcess = a.findProcess
+	}
+	d, err := detector.New(c, deps)
+	if err != nil {
+		return err
+	}
+	a.detector = d
+	a.subjects = newSubjects(a)
+	a.closers = append(a.closers, a.subjects.close)
+	return nil
+}
+
+func (a *agent) buildKeeper(context.Context) error {
+	var (
+		inst    failover.Instance
+		rebuild failover.Rebuilder
+	)
+	if a.instance != nil {
+		inst = a.instance
+		rebuild = rebuilder{cfg: *a.cfg.MySQL, dataDir: a.cfg.Node.DataDir, secrets: a.secrets, inst: a.instance}
+	}
+	keeper, err := failover.NewKeeper(failover.KeeperConfig{
+		Member: a.self, PromiseFile: filepath.Join(a.cfg.Node.DataDir, "promises.json"),
+	}, inst, rebuild, a.registry, a.table, a.log)
+	if err != nil {
+		return err
+	}
+	a.keeper = keeper
+	a.peers = api.NewPeers(a.self.Name, keeper, a.lookup, a.secrets.memberToken, a.tls)
+	a.watcher = failover.NewWatcher(a.self.Name, a.registry, a.peers, judge{a.detector}, 0)
+	return nil
+}
+
+// lookup finds a member as registered, or as configured while etcd has not
+// told yet.
+func (a *agent) lookup(name topology.NodeName) (topology.Member, bool) {
+	for _, list := range [][]topology.Member{a.registry.Members(), a.cfg.Members()} {
+		for _, m := range list {
+			if m.Name == name {
+				return m, true
+			}
+		}
+	}
+	return topology.Member{}, false
+}
+
+func (a *agent) buildRoutes(ctx context.Context) error {
+	c := proxyConfig(a.cfg)
+	c.OnBackendBroken = a.detector.Nudge
+	if c.ReadWrite != "" {
+		p, err := proxy.New(c, a.table, a.log)
+		if err != nil {
+			return err
+		}
+		if err := p.Listen(ctx); err != nil {
+			return err
+		}
+		a.proxy = p
+		a.closers = append(a.closers, p.Close)
+	}
+	for _, n := range a.cfg.Routes.Nginx {
+		c, err := nginxConfig(n, a.cfg)
+		if err != nil {
+			return err
+		}
+		r, err := nginx.New(c, a.table, a.log)
+		if err != nil {
+			return fmt.Errorf("nginx configuration %s: %w", n.ConfigFile, err)
+		}
+		a.nginx = append(a.nginx, r)
+	}
+	return nil
+}
+
+func (a *agent) buildController(context.Context) error {
+	verifier, err := newRouteVerifier(a)
+	if err != nil {
+		return err
+	}
+	var placement failover.Placement
+	if a.cfg.Etcd.Mode == config.Embedded {
+		if placement, err = newEtcdPlacement(a.cfg); err != nil {
+			return err
+		}
+	}
+	a.control = failover.NewController(failover.ControllerConfig{
+		Self: a.self.Name, Policy: policyOf(a.cfg), Limits: limitsOf(a.cfg), Registry: a.registry, Leader: a.registry,
+		Placement: placement, Nodes: a.peers, Watcher: a.watcher, Verifier: verifier, Table: a.table,
+	}, a.log)
+	a.registry.SetCandidacy(func() (bool, time.Duration) {
+		// Any member may lead; one whose node holds the primary hangs back.
+		if p := a.registry.Snapshot().State.Primary; p != nil && p.Node == a.self.Name {
+			return true, time.Second
+		}
+		return true, 0
+	})
+	return nil
+}
+
+func (a *agent) buildServer(ctx context.Context) error {
+	security := api.Security{
+		OperatorToken: a.secrets.operatorToken, MemberToken: a.secrets.memberToken,
+		GossipKey: string(a.secrets.gossipKey), MutualTLS: a.tls != nil, Reads: api.ReadsOpen,
+	}
+	if err := api.CheckExposure(a.cfg.Listeners.API, security); err != nil {
+		return err
+	}
+	c := api.DefaultConfig()
+	c.Self, c.Cluster, c.Security = a.self.Name, a.cfg.Cluster.Name, security
+	c.Hosts = []string{a.cfg.OwnMember().Host}
+	c.LagLimit = a.cfg.Routes.MaxReplicaLag
+	b := &backend{agent: a, began: time.Now()}
+	srv, err := api.New(c, api.Parts{
+		Backend: b, Node: a.keeper, Peers: a.peers, TLS: a.tls, Log: a.log,
+		Metrics: api.NewMetrics(api.MetricsConfig{
+			Self: a.self.Name, Cluster: a.cfg.Cluster.Name, Version: version, Backend: b, ProxySessions: a.proxySessions,
+		}),
+	})
+	if err != nil {
+		return err
+	}
+	a.server = srv
+	var lc net.ListenConfig
+	if a.listener, err = lc.Listen(ctx, "tcp", a.cfg.Listeners.API); err != nil {
+		return fmt.Errorf("listen for the API: %w", err)
+	}
+	a.closers = append(a.closers, a.listener.Close)
+	return nil
+}
+
+func (a *agent) proxySessions() map[string]int {
+	sessions := map[string]int{}
+	if a.proxy == nil {
+		return sessions
+	}
+	for _, port := range a.proxy.Stats() {
+		name := "rw"
+		if port.Role == proxy.ReadOnly {
+			name = "ro"
+		}
+		sessions[name] = port.Connections
+	}
+	return sessions
+}
+
+// run runs all actors until ctx ends or one of them fails. etcd is told to
+// stop only after the others have said what they had to say to it.
+func (a *agent) run(ctx context.Context) error {
+	etcdCtx, stopEtcd := context.WithCancel(context.WithoutCancel(ctx))
+	defer stopEtcd()
+	etcdEnded := make(chan error, 1)
+	go func() { etcdEnded <- a.runEtcd(etcdCtx) }()
+
+	g, ctx := errgroup.WithContext(ctx)
+	wakeControl, cancelControl := a.merge(ctx, g)
+	defer cancelControl()
+	a.control.WakeBy(wakeControl)
+	wakeRoutes, cancelRoutes := a.registry.Subscribe()
+	defer cancelRoutes()
+
+	g.Go(func() error { return a.registry.Run(ctx) })
+	g.Go(func() error { return a.register(ctx) })
+	g.Go(func() error { return a.detector.Run(ctx) })
+	g.Go(func() error { return a.subjects.run(ctx) })
+	g.Go(func() error { return a.keeper.Run(ctx, a.peers) })
+	g.Go(func() error { return a.watcher.Run(ctx) })
+	g.Go(func() error {
+		return failover.RouteKeeper{
+			Registry: a.registry, Watcher: a.watcher, Table: a.table, MaxLag: a.cfg.Routes.MaxReplicaLag,
+			Wake: wakeRoutes, Log: a.log.Named("routes"),
+		}.Run(ctx)
+	})
+	g.Go(func() error { return a.control.Run(ctx) })
+	g.Go(func() error { return a.server.Serve(ctx, a.listener) })
+	if a.proxy != nil {
+		g.Go(func() error { return a.proxy.Run(ctx) })
+	}
+	for _, r := range a.nginx {
+		g.Go(func() error { return r.Run(ctx) })
+	}
+	if a.tls != nil {
+		g.Go(func() error { return a.tls.Run(ctx, time.Minute) })
+		g.Go(func() error { return a.reloadOnHangup(ctx) })
+	}
+	g.Go(func() error {
+		select {
+		case err := <-etcdEnded:
+			etcdEnded <- nil
+			return fmt.Errorf("embedded etcd cannot be kept running: %w", err)
+		case <-ctx.Done():
+			return nil
+		}
+	})
+	a.log.Info("agent runs", zap.String("version", version), zap.String("api", a.listener.Addr().String()))
+	notifySystemd(a.log)
+	err := g.Wait()
+	stopEtcd()
+	if e := <-etcdEnded; err == nil && e != nil && !errors.Is(e, context.Canceled) {
+		err = e
+	}
+	a.log.Info("agent stopped", zap.Error(err))
+	return err
+}
+
+// merge gives the controller one wake-up channel for the record and the
+// verdicts.
+func (a *agent) merge(ctx context.Context, g *errgroup.Group) (<-chan struct{}, func()) {
+	record, cancel := a.registry.Subscribe()
+	merged := make(chan struct{}, 1)
+	g.Go(func() error {
+		for {
+			select {
+			case <-ctx.Done():
+				return nil
+			case <-record:
+			case <-a.detector.Changes():
+			}
+			select {
+			case merged <- struct{}{}:
+			default: // not yet read: it will see this change too
+			}
+		}
+	})
+	return merged, cancel
+}
+
+// register tells etcd where this member is, and again until etcd has heard.
+func (a *agent) register(ctx context.Context) error {
+	tick := time.NewTicker(500 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		err := a.registry.Register(ctx, a.self)
+		if err == nil {
+			return nil
+		}
+		a.log.Debug("not registered yet", zap.Error(err))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (a *agent) reloadOnHangup(ctx context.Context) error {
+	hup := make(chan os.Signal, 1)
+	signal.Notify(hup, syscall.SIGHUP)
+	defer signal.Stop(hup)
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-hup:
+			if _, err := a.tls.Reload(); err != nil {
+				a.log.Error("TLS files are faulty; the old ones stay in use", zap.Error(err))
+			}
+		}
+	}
+}

@@ -1,0 +1,347 @@
+package main
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"net"
+	"os"
+	"path/filepath"
+	"slices"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"interrex/dbrepl"
+	"interrex/detector"
+	"interrex/election"
+	"interrex/election/embedded"
+	"interrex/failover"
+	"interrex/failover/api"
+	"interrex/internal/config"
+	"interrex/internal/topology"
+)
+
+// judge gives operations the detector's judgement in their own words.
+type judge struct{ d *detector.Detector }
+
+func (j judge) Judge(subject topology.NodeName) failover.Judgement {
+	return judgementOf(j.d.Judgement(subject))
+}
+
+func (j judge) MemberFailed(name topology.NodeName) bool {
+	return j.d.JudgeMember(name).Verdict == topology.Failed
+}
+
+func judgementOf(d detector.Judgement) failover.Judgement {
+	out := failover.Judgement{
+		Subject: d.Subject, Verdict: d.Verdict, Cause: string(d.Cause), Explanation: d.Explanation,
+		LastGood: max(d.LastGood, 0), FirstBad: d.FirstBad, At: d.At,
+	}
+	for _, v := range d.Votes {
+		out.Votes = append(out.Votes, failover.Vote{
+			Observer: v.Observer, Kind: string(v.Kind), Age: v.Age, Against: v.Against, Detail: v.Detail,
+		})
+	}
+	return out
+}
+
+// classify tells the detector what a probe's error means.
+func classify(err error) detector.Kind {
+	switch dbrepl.Classify(err) {
+	case dbrepl.Refused:
+		return detector.Refused
+	case dbrepl.Broken:
+		return detector.ConnectionBroken
+	case dbrepl.ConnectTimedOut:
+		return detector.ConnectTimedOut
+	case dbrepl.QueryTimedOut:
+		return detector.QueryTimedOut
+	case dbrepl.TooManyConnections:
+		return detector.Saturated
+	default:
+		return detector.Erring
+	}
+}
+
+// instanceProber is one instance as the detector looks at it, on a connection
+// of its own.
+type instanceProber struct {
+	inst *dbrepl.Instance
+	// source names the member that a replication source's address belongs to.
+	source func(host string, port int) topology.NodeName
+}
+
+// Probe implements detector.Prober.
+func (p instanceProber) Probe(ctx context.Context) (detector.Reading, error) {
+	st, err := p.inst.Probe(ctx)
+	if err != nil {
+		return detector.Reading{}, err
+	}
+	r := detector.Reading{Closed: st.SuperReadOnly}
+	if s := st.Source; s != nil {
+		r.Receiver = &detector.Receiver{
+			Source: p.source(s.Host, s.Port),
+			// A receiver that was stopped by order is OFF; one that lost its
+			// source tries to connect.
+			Lost: s.ReceiverState == "CONNECTING", Detail: s.ReceiverError,
+		}
+	}
+	return r, nil
+}
+
+// subjects keeps the detector's subjects as the registered members are.
+type subjects struct {
+	a      *agent
+	mu     sync.Mutex
+	probed map[topology.NodeName]subject
+}
+
+type subject struct {
+	address string
+	inst    *dbrepl.Instance
+}
+
+func newSubjects(a *agent) *subjects {
+	return &subjects{a: a, probed: map[topology.NodeName]subject{}}
+}
+
+func (s *subjects) run(ctx context.Context) error {
+	changes, cancel := s.a.registry.Subscribe()
+	defer cancel()
+	var last []topology.Member
+	for {
+		if members := s.a.registry.Members(); !slices.Equal(members, last) {
+			if err := s.set(members); err != nil {
+				return err
+			}
+			last = members
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-changes:
+		}
+	}
+}
+
+// set opens a prober for every member's instance.
+func (s *subjects) set(members []topology.Member) error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	windows := s.a.detector.Windows()
+	var list []detector.Subject
+	for _, m := range members {
+		// Without an account of its own (an arbiter) a member cannot look at
+		// instances; it votes by gossip and proxy alone.
+		if !m.HasInstance() || s.a.cfg.MySQL == nil {
+			continue
+		}
+		have, ok := s.probed[m.Name]
+		if !ok || have.address != m.MySQL {
+			c := accountConfig(s.a.cfg, s.a.secrets)
+			c.Address = m.MySQL
+			c.ConnectTimeout, c.QueryTimeout = windows.Timeout, windows.Timeout
+			if m.Name == s.a.self.Name {
+				c.AdminAddress = s.a.cfg.MySQL.AdminAddress
+			} else {
+				c.AdminAddress = s.adminAddress(m.Name)
+			}
+			inst, err := dbrepl.Open(c, s.a.log.Named("probe"))
+			if err != nil {
+				return fmt.Errorf("watch %s: %w", m.Name, err)
+			}
+			have = subject{address: m.MySQL, inst: inst}
+			s.probed[m.Name] = have
+		}
+		list = append(list, detector.Subject{
+			Name: m.Name, Address: m.MySQL, Local: m.Name == s.a.self.Name,
+			Prober: instanceProber{inst: have.inst, source: s.a.nodeAt},
+		})
+	}
+	s.a.detector.SetRegistered(members)
+	s.a.detector.SetSubjects(list)
+	return nil
+}
+
+func (s *subjects) adminAddress(name topology.NodeName) string {
+	for _, m := range s.a.cfg.Cluster.Members {
+		if m.Name == string(name) {
+			return m.MySQLAdmin
+		}
+	}
+	return ""
+}
+
+func (s *subjects) close() error {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	var errs []error
+	for name := range maps.Keys(s.probed) {
+		errs = append(errs, s.probed[name].inst.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// nodeAt names the member whose instance listens at host and port.
+func (a *agent) nodeAt(host string, port int) topology.NodeName {
+	address := net.JoinHostPort(host, strconv.Itoa(port))
+	for _, m := range a.registry.Members() {
+		if m.MySQL == address {
+			return m.Name
+		}
+	}
+	return ""
+}
+
+// findProcess is the local server's pid, by its pid file.
+func (a *agent) findProcess() (int, error) {
+	if a.cfg.MySQL.PIDFile == "" {
+		return 0, nil
+	}
+	raw, err := os.ReadFile(a.cfg.MySQL.PIDFile)
+	if err != nil {
+		return 0, err
+	}
+	return strconv.Atoi(strings.TrimSpace(string(raw)))
+}
+
+// etcdPlacement moves the leader of the embedded etcd.
+type etcdPlacement struct {
+	cfg       config.Config
+	endpoints []string
+}
+
+func newEtcdPlacement(cfg config.Config) (failover.Placement, error) {
+	return etcdPlacement{cfg: cfg, endpoints: etcdEndpoints(cfg)}, nil
+}
+
+// MoveAway implements failover.Placement.
+func (p etcdPlacement) MoveAway(ctx context.Context, node topology.NodeName) error {
+	if len(p.endpoints) < 2 {
+		return nil
+	}
+	secure, err := etcdTLS(p.cfg)
+	if err != nil {
+		return err
+	}
+	return embedded.MoveLeaderAway(ctx, p.endpoints, secure, string(node))
+}
+
+// runEtcd keeps the embedded etcd member running; with an external etcd, or on
+// a member that is no voter, there is nothing to run.
+func (a *agent) runEtcd(ctx context.Context) error {
+	own := a.cfg.OwnMember()
+	if a.cfg.Etcd.Mode != config.Embedded || !own.Voter {
+		<-ctx.Done()
+		return nil
+	}
+	c, err := embeddedConfig(a.cfg)
+	if err != nil {
+		return err
+	}
+	return embedded.Supervise(ctx, c, a.log)
+}
+
+// backend is what the API shows of the agent.
+type backend struct {
+	*agent
+	began time.Time
+}
+
+var _ api.Backend = (*backend)(nil)
+
+func (b *backend) View() failover.View { return b.watcher.View() }
+
+func (b *backend) Gates() []failover.Gate { return b.control.Gates() }
+
+func (b *backend) Health() api.Health {
+	var h api.Health
+	if b.registry.Snapshot().Revision == 0 {
+		h.NotReady = append(h.NotReady, "the cluster record has not been read from etcd yet")
+	}
+	if b.table.Current().Epoch == 0 {
+		h.NotReady = append(h.NotReady, "no route is known yet")
+	}
+	return h
+}
+
+func (b *backend) Evidence(name topology.NodeName) (failover.Judgement, bool) {
+	if _, ok := b.lookup(name); !ok {
+		return failover.Judgement{}, false
+	}
+	return judgementOf(b.detector.Judgement(name)), true
+}
+
+func (b *backend) Reports(ctx context.Context, n int) ([]failover.Report, error) {
+	raws, err := b.registry.Reports(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	reports := make([]failover.Report, 0, len(raws))
+	for _, raw := range raws {
+		var r failover.Report
+		if err := json.Unmarshal(raw, &r); err != nil {
+			return nil, fmt.Errorf("read ledger: %w", err)
+		}
+		reports = append(reports, r)
+	}
+	return reports, nil
+}
+
+func (b *backend) Report(ctx context.Context, epoch topology.Epoch) (failover.Report, error) {
+	var r failover.Report
+	raw, err := b.registry.Report(ctx, epoch)
+	if err != nil {
+		return r, err
+	}
+	if err := json.Unmarshal(raw, &r); err != nil {
+		return r, fmt.Errorf("read ledger entry of epoch %d: %w", epoch, err)
+	}
+	return r, nil
+}
+
+// ledgerDepth is how many entries the objectives are measured over.
+const ledgerDepth = 1000
+
+func (b *backend) Objectives(ctx context.Context) (failover.Attainment, error) {
+	reports, err := b.Reports(ctx, ledgerDepth)
+	if err != nil {
+		return failover.Attainment{}, err
+	}
+	since := time.Now()
+	for _, r := range reports {
+		if r.StartedAt.Before(since) {
+			since = r.StartedAt
+		}
+	}
+	return failover.ComputeObjectives(time.Now(), objectivesOf(b.cfg), reports, since), nil
+}
+
+func (b *backend) Switchover(ctx context.Context, to topology.NodeName) (failover.Report, error) {
+	if !b.registry.Leadership().Mine {
+		return failover.Report{}, failover.ErrNotLeader
+	}
+	return b.control.Switchover(ctx, to)
+}
+
+func (b *backend) Pause(ctx context.Context, reason string) error {
+	return notLeader(b.control.Pause(ctx, "operator", reason))
+}
+
+func (b *backend) Resume(ctx context.Context) error { return notLeader(b.control.Resume(ctx)) }
+
+// notLeader makes the store's refusal the operation's, so that the API
+// forwards the call.
+func notLeader(err error) error {
+	if errors.Is(err, election.ErrNotLeader) {
+		return failover.ErrNotLeader
+	}
+	return err
+}
+
+// savedErrantDir is where errant transactions are kept before a rebuild.
+func savedErrantDir(dataDir string) string { return filepath.Join(dataDir, "errant") }

@@ -1,0 +1,330 @@
+package failover
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync/atomic"
+	"time"
+
+	"go.uber.org/zap"
+
+	"interrex/election"
+	"interrex/internal/topology"
+	"interrex/router"
+)
+
+// Leader is how leadership moves; election.Client implements it.
+type Leader interface {
+	// TakeOver seizes the leadership of a member that is judged Failed,
+	// without waiting for its lease: epochs protect, leases do not.
+	TakeOver(ctx context.Context, from topology.NodeName) error
+	// Transfer hands the leadership to another member.
+	Transfer(ctx context.Context, to topology.NodeName) error
+}
+
+// Placement moves what should not share a host with the primary.
+type Placement interface {
+	// MoveAway moves etcd's own leader off the node, if it can.
+	MoveAway(ctx context.Context, node topology.NodeName) error
+}
+
+// ControllerConfig is what the controller is made of.
+type ControllerConfig struct {
+	Self      topology.NodeName
+	Policy    Policy
+	Limits    Limits
+	Registry  Registry
+	Leader    Leader
+	Placement Placement // nil with an external etcd
+	Nodes     Nodes
+	Watcher   *Watcher
+	Verifier  Verifier
+	Table     *router.Table
+}
+
+// Controller runs operations while its member leads, and keeps the cluster as
+// the record says in quiet times. One operation runs at a time.
+type Controller struct {
+	cfg      ControllerConfig
+	log      *zap.Logger
+	requests chan switchoverRequest
+	busy     atomic.Bool
+	rejoin   *rejoiner
+
+	wake     <-chan struct{}
+	failures int       // operations in a row that ended without a primary
+	notUntil time.Time // when the next may be tried
+}
+
+type switchoverRequest struct {
+	ctx   context.Context
+	to    topology.NodeName
+	reply chan switchoverReply
+}
+
+type switchoverReply struct {
+	report Report
+	err    error
+}
+
+// NewController returns the controller; Run makes it work.
+func NewController(cfg ControllerConfig, log *zap.Logger) *Controller {
+	log = log.Named("failover")
+	return &Controller{
+		cfg: cfg, log: log, requests: make(chan switchoverRequest),
+		rejoin: newRejoiner(cfg, log),
+	}
+}
+
+// WakeBy sets the channel that has a value whenever the record, the leadership
+// or a verdict may have changed. Call it before Run.
+func (c *Controller) WakeBy(changes <-chan struct{}) { c.wake = changes }
+
+// idleTick is how often the leader looks at the cluster when nothing wakes it.
+const idleTick = 250 * time.Millisecond
+
+// Run leads while this member is the leader, until ctx ends.
+func (c *Controller) Run(ctx context.Context) error {
+	tick := time.NewTicker(idleTick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case req := <-c.requests:
+			report, err := c.switchover(req.ctx, req.to)
+			req.reply <- switchoverReply{report, err}
+		case <-c.wake:
+			c.turn(ctx, false)
+		case <-tick.C:
+			c.turn(ctx, true)
+		}
+	}
+}
+
+// turn does what the moment asks for: take over a dead leader, run the
+// operation that is due, or, on a tick, tidy the cluster.
+func (c *Controller) turn(ctx context.Context, tidy bool) {
+	v := c.cfg.Watcher.View()
+	if !v.Leadership.Mine {
+		c.takeOverDeadLeader(ctx, v)
+		return
+	}
+	if kind, cause, run := decideOperation(v, c.cfg.Policy); run {
+		c.attempt(ctx, v, kind, cause)
+		return
+	}
+	if tidy && v.State.Primary != nil && v.State.Operation == nil {
+		c.rejoin.tidy(ctx, v)
+		c.place(ctx, v)
+	}
+}
+
+// attempt runs an automatic operation if it can succeed. One that cannot is
+// not claimed: a claim closes the routes and costs an epoch.
+func (c *Controller) attempt(ctx context.Context, v View, kind election.Kind, cause string) {
+	if time.Now().Before(c.notUntil) || !v.EtcdReachable {
+		return
+	}
+	if kind == election.Failover {
+		for _, g := range decideGates(v, c.cfg.Policy, "") {
+			if g.Operation == kind && !g.Open && (g.Name == gateRevocable || g.Name == gateCandidate) {
+				c.log.Warn("failover is due but would not succeed", zap.String("gate", g.Name), zap.String("reason", g.Reason))
+				c.backOff()
+				return
+			}
+		}
+	}
+	report, err := c.operate(ctx, c.plan(v, kind, cause, ""))
+	if err != nil {
+		c.log.Error("operation ended without its goal", zap.String("kind", string(kind)),
+			zap.Uint64("epoch", uint64(report.Epoch)), zap.Error(err))
+		c.backOff()
+		return
+	}
+	c.failures = 0
+}
+
+// backOff keeps attempts that fail from using up epochs: 0.25 s, doubling to
+// 5 s. What makes them fail is looked at again by then.
+func (c *Controller) backOff() {
+	c.failures = min(c.failures+1, 5)
+	c.notUntil = time.Now().Add(min(idleTick<<(c.failures-1), 5*time.Second))
+}
+
+func (c *Controller) plan(v View, kind election.Kind, cause string, to topology.NodeName) Plan {
+	p := Plan{
+		Kind: kind, To: to, Cause: cause, Old: v.State.Primary, Register: v.State.Register,
+		Members: v.Members, Evidence: v.Primary, Gates: decideGates(v, c.cfg.Policy, to), Acks: c.cfg.Policy.Acks,
+		Base: c.cfg.Registry.Snapshot(),
+	}
+	if v.State.Primary != nil {
+		p.From = v.State.Primary.Node
+	}
+	if kind == election.Resume {
+		p.To = p.From
+	}
+	for _, n := range v.Nodes {
+		p.Floor = max(p.Floor, n.Promised)
+		if n.Instance != nil {
+			p.Floor = max(p.Floor, n.Instance.Marker.Epoch)
+		}
+	}
+	// The plan was made on v; if the record has changed since, claiming must
+	// fail rather than act on it.
+	if p.Base.State.Epoch != v.State.Epoch {
+		p.Base.Revision = -1
+	}
+	return p
+}
+
+func (c *Controller) operate(ctx context.Context, p Plan) (Report, error) {
+	c.busy.Store(true)
+	defer c.busy.Store(false)
+	c.closeAbandoned(ctx, p)
+	log := c.log.With(zap.String("kind", string(p.Kind)))
+	log.Info("operation begins", zap.String("from", string(p.From)), zap.String("to", string(p.To)), zap.String("cause", p.Cause))
+	o := &operation{
+		self: c.cfg.Self, plan: p, limits: c.cfg.Limits, reg: c.cfg.Registry, nodes: c.cfg.Nodes,
+		verifier: c.cfg.Verifier, table: c.cfg.Table, log: log,
+	}
+	report, err := o.execute(ctx)
+	log.Info("operation ended", zap.Uint64("epoch", uint64(report.Epoch)), zap.String("outcome", string(report.Outcome)),
+		zap.String("to", string(report.To)), zap.Float64("rto_ms", report.RTOMillis), zap.String("reason", report.Reason))
+	return report, err
+}
+
+// closeAbandoned writes the ledger entry of an operation whose leader left it,
+// so that the ledger has one terminal entry for every epoch that was issued.
+func (c *Controller) closeAbandoned(ctx context.Context, p Plan) {
+	op := p.Base.State.Operation
+	if op == nil {
+		return
+	}
+	sctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if _, err := c.cfg.Registry.Report(sctx, op.Epoch); !errors.Is(err, election.ErrNotFound) {
+		return
+	}
+	r := Report{
+		Epoch: op.Epoch, Kind: op.Kind, Outcome: Superseded, Leader: op.Leader, From: op.From, To: op.To,
+		Cause: op.Cause, StartedAt: op.StartedAt, EndedAt: time.Now().UTC(),
+		Reason: fmt.Sprintf("left at step %s; %s goes on with a %s", op.Step, c.cfg.Self, p.Kind),
+	}
+	raw, err := json.Marshal(r)
+	if err == nil {
+		err = c.cfg.Registry.SaveReport(sctx, op.Epoch, raw)
+	}
+	if err != nil {
+		c.log.Warn("abandoned operation is not in the ledger", zap.Uint64("epoch", uint64(op.Epoch)), zap.Error(err))
+	}
+}
+
+// Switchover moves the primary to a member, or to the best one when to is
+// empty. It is refused with a *GateError naming the gate that is closed, and
+// undone (ErrUndone) if it cannot finish within its limit. Only on the leader.
+func (c *Controller) Switchover(ctx context.Context, to topology.NodeName) (Report, error) {
+	if c.busy.Load() {
+		return Report{}, &GateError{Gate{Name: gateIdle, Operation: election.Switchover, Reason: "another operation is running"}}
+	}
+	req := switchoverRequest{ctx: context.WithoutCancel(ctx), to: to, reply: make(chan switchoverReply, 1)}
+	select {
+	case c.requests <- req:
+	case <-ctx.Done():
+		return Report{}, ctx.Err()
+	}
+	select {
+	case r := <-req.reply:
+		return r.report, r.err
+	case <-ctx.Done():
+		return Report{}, fmt.Errorf("switchover goes on without the caller: %w", ctx.Err())
+	}
+}
+
+func (c *Controller) switchover(ctx context.Context, to topology.NodeName) (Report, error) {
+	v := c.cfg.Watcher.View()
+	if !v.Leadership.Mine {
+		return Report{}, ErrNotLeader
+	}
+	if g := closedGate(decideGates(v, c.cfg.Policy, to), election.Switchover); g != nil {
+		return Report{}, &GateError{Gate: *g}
+	}
+	return c.operate(ctx, c.plan(v, election.Switchover, "asked for by an operator", to))
+}
+
+// takeOverDeadLeader seizes the leadership of a member that is Failed.
+func (c *Controller) takeOverDeadLeader(ctx context.Context, v View) {
+	holder := v.Leadership.Holder
+	if holder == "" || holder == c.cfg.Self || !c.cfg.Watcher.det.MemberFailed(holder) {
+		return
+	}
+	tctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	if err := c.cfg.Leader.TakeOver(tctx, holder); err != nil {
+		c.log.Debug("leadership not taken over", zap.String("from", string(holder)), zap.Error(err))
+		return
+	}
+	c.log.Warn("leader is judged failed: took over its leadership", zap.String("from", string(holder)))
+}
+
+// place moves our leadership and etcd's off the primary's node, so that the
+// death of that host costs one election less.
+func (c *Controller) place(ctx context.Context, v View) {
+	pctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	if c.cfg.Placement != nil {
+		if err := c.cfg.Placement.MoveAway(pctx, v.State.Primary.Node); err != nil {
+			c.log.Debug("etcd's leader stays on the primary's node", zap.Error(err))
+		}
+	}
+	if v.State.Primary.Node != c.cfg.Self {
+		return
+	}
+	for _, m := range v.Members {
+		if _, answers := v.Nodes[m.Name]; !answers || m.Name == c.cfg.Self {
+			continue
+		}
+		if err := c.cfg.Leader.Transfer(pctx, m.Name); err != nil {
+			c.log.Debug("leadership not handed over", zap.String("to", string(m.Name)), zap.Error(err))
+			continue
+		}
+		c.log.Info("leadership handed over: the primary is on this node", zap.String("to", string(m.Name)))
+		return
+	}
+}
+
+// Gates are the gates as they stand now.
+func (c *Controller) Gates() []Gate {
+	return decideGates(c.cfg.Watcher.View(), c.cfg.Policy, "")
+}
+
+// Pause stops automatic operations until Resume. Only on the leader.
+func (c *Controller) Pause(ctx context.Context, by, reason string) error {
+	return c.change(ctx, func(s *election.State) error {
+		s.Paused = &election.Pause{By: by, Reason: reason, Since: time.Now().UTC()}
+		return nil
+	})
+}
+
+// Resume lifts a pause; without one it changes nothing.
+func (c *Controller) Resume(ctx context.Context) error {
+	return c.change(ctx, func(s *election.State) error {
+		s.Paused = nil
+		return nil
+	})
+}
+
+// change updates the record, trying again when it changed in between.
+func (c *Controller) change(ctx context.Context, f func(*election.State) error) error {
+	for {
+		snap, err := c.cfg.Registry.Read(ctx)
+		if err != nil {
+			return err
+		}
+		if _, err = c.cfg.Registry.Update(ctx, snap, f); !errors.Is(err, election.ErrConflict) {
+			return err
+		}
+	}
+}

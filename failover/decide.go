@@ -1,0 +1,268 @@
+package failover
+
+import (
+	"fmt"
+	"slices"
+	"strings"
+	"time"
+
+	"interrex/election"
+	"interrex/internal/gtid"
+	"interrex/internal/topology"
+	"interrex/router"
+)
+
+// Policy is what the operator wants of operations.
+type Policy struct {
+	// Automatic: fail over on a Failed verdict without being asked.
+	Automatic bool
+	// Acks is k: how many ackers the primary waits for.
+	Acks int
+	// MaxLag is how far a switchover's candidate may be behind.
+	MaxLag time.Duration
+	// Rebuild: an instance with errant transactions is saved and rebuilt;
+	// otherwise it is left closed and reported.
+	Rebuild bool
+	// Expected is how many members the configuration lists: bootstrap waits
+	// for all of them.
+	Expected int
+}
+
+// The names of the gates (I10).
+const (
+	gateEtcd      = "etcd_quorum"
+	gateLeader    = "leader"
+	gateRecorded  = "primary_recorded"
+	gateIdle      = "no_operation_in_flight"
+	gateNotPaused = "not_paused"
+	gateAutomatic = "automatic"
+	gateFailed    = "primary_failed"
+	gateHealthy   = "primary_healthy"
+	gateRevocable = "ackers_revocable"
+	gateCandidate = "candidate_available"
+	gateCaughtUp  = "candidate_caught_up"
+	gateMembers   = "all_members_present"
+)
+
+// decideOperation says which operation the leader should run now, and why;
+// false means none. It is pure.
+func decideOperation(v View, p Policy) (kind election.Kind, cause string, run bool) {
+	s := v.State
+	if s.Primary == nil {
+		if why := missingMembers(v, p); why != "" {
+			return "", "", false
+		}
+		return election.Bootstrap, "the cluster has no primary yet", true
+	}
+	failed := v.Primary.Verdict == topology.Failed
+	primary, reachable := v.Nodes[s.Primary.Node]
+	answers := reachable && primary.Instance != nil && primary.Instance.ServerUUID == s.Primary.ServerUUID
+	unfinished := s.Operation != nil || s.Epoch > s.Primary.Epoch || s.Primary.Phase != election.Open
+	switch {
+	case failed && !answers && (unfinished || (p.Automatic && s.Paused == nil)):
+		// An unfinished operation is finished also while paused: a pause
+		// never leaves the cluster without a primary.
+		return election.Failover, v.Primary.Explanation, true
+	case unfinished && answers:
+		return election.Resume, unfinishedCause(s), true
+	case unfinished && failed:
+		return election.Failover, v.Primary.Explanation, true
+	case answers && !primary.Instance.Writable() && s.Primary.Phase == election.Open:
+		return election.Resume, fmt.Sprintf("%s is the recorded primary and is closed (it restarted, or was closed by hand)", s.Primary.Node), true
+	case failed && p.Automatic && s.Paused == nil:
+		return election.Failover, v.Primary.Explanation, true
+	}
+	return "", "", false
+}
+
+func unfinishedCause(s election.State) string {
+	if s.Operation != nil {
+		return fmt.Sprintf("%s of epoch %d was left at step %s by %s", s.Operation.Kind, s.Operation.Epoch, s.Operation.Step, s.Operation.Leader)
+	}
+	return fmt.Sprintf("an operation of epoch %d ended without a primary", s.Epoch)
+}
+
+func missingMembers(v View, p Policy) string {
+	var up int
+	var missing []string
+	for _, m := range v.Members {
+		if !m.HasInstance() {
+			up++
+			continue
+		}
+		if n, ok := v.Nodes[m.Name]; ok && n.Instance != nil {
+			up++
+		} else {
+			missing = append(missing, string(m.Name))
+		}
+	}
+	if len(v.Members) < p.Expected {
+		return fmt.Sprintf("%d of %d configured members have registered", len(v.Members), p.Expected)
+	}
+	if up < p.Expected {
+		return "no answer from " + strings.Join(missing, ", ")
+	}
+	return ""
+}
+
+// expectedSurvey is the survey that a revocation would give now, from what
+// the members last said of themselves.
+func expectedSurvey(v View) survey {
+	var seen []Frozen
+	errs := map[topology.NodeName]string{}
+	for _, m := range v.Members {
+		if !m.HasInstance() {
+			continue
+		}
+		n, ok := v.Nodes[m.Name]
+		switch {
+		case !ok:
+			errs[m.Name] = "its agent does not answer: " + v.Unreachable[m.Name]
+		case n.Rebuild != nil && n.Rebuild.Stage != stageDone && n.Rebuild.Stage != stageFailed:
+			errs[m.Name] = "it is being rebuilt"
+		case n.Instance == nil:
+			errs[m.Name] = "its server does not answer: " + n.InstanceError
+		case v.State.Primary != nil && m.Name != v.State.Primary.Node && n.Errant != nil:
+			errs[m.Name] = fmt.Sprintf("it holds %d errant transactions", n.Errant.Count())
+		default:
+			seen = append(seen, frozenOf(m, *n.Instance, n.Certified))
+		}
+	}
+	return surveyOf(seen, errs, v.State.Primary, v.State.Register)
+}
+
+// decideGates says, at all times, what each operation depends on and whether
+// it may run now (I10). to is the wanted candidate of a switchover, empty for
+// the best.
+func decideGates(v View, p Policy, to topology.NodeName) []Gate {
+	var gates []Gate
+	add := func(op election.Kind, name string, open bool, yes, no string) {
+		reason := yes
+		if !open {
+			reason = no
+		}
+		gates = append(gates, Gate{Name: name, Operation: op, Open: open, Reason: reason})
+	}
+	s := v.State
+	if s.Primary == nil {
+		why := missingMembers(v, p)
+		add(election.Bootstrap, gateEtcd, v.EtcdReachable, "etcd answers", "etcd has no quorum or cannot be reached from "+string(v.Self))
+		add(election.Bootstrap, gateMembers, why == "", "all members are present", why)
+		return gates
+	}
+	for _, op := range []election.Kind{election.Failover, election.Switchover} {
+		add(op, gateEtcd, v.EtcdReachable, "etcd answers", "no promotion possible: etcd has no quorum or cannot be reached from "+string(v.Self))
+		add(op, gateLeader, v.Leadership.Holder != "", "the leader is "+string(v.Leadership.Holder), "no member leads")
+		add(op, gateIdle, s.Operation == nil, "no operation is in flight", inFlight(s))
+	}
+	decideFailoverGates(v, p, add)
+	decideSwitchoverGates(v, p, to, add)
+	return gates
+}
+
+type addGate func(op election.Kind, name string, open bool, yes, no string)
+
+func inFlight(s election.State) string {
+	if s.Operation == nil {
+		return ""
+	}
+	return fmt.Sprintf("%s of epoch %d is at step %s on %s", s.Operation.Kind, s.Operation.Epoch, s.Operation.Step, s.Operation.Leader)
+}
+
+func decideFailoverGates(v View, p Policy, add addGate) {
+	s := v.State
+	pausedBy := ""
+	if s.Paused != nil {
+		pausedBy = fmt.Sprintf("paused by %s since %s: %s", s.Paused.By, s.Paused.Since.Format(time.RFC3339), s.Paused.Reason)
+	}
+	add(election.Failover, gateNotPaused, s.Paused == nil, "automatic failover is not paused", pausedBy)
+	add(election.Failover, gateAutomatic, p.Automatic, "failover is automatic", "failover.automatic is off in the configuration")
+	add(election.Failover, gateFailed, v.Primary.Verdict == topology.Failed, v.Primary.Explanation, v.Primary.Explanation)
+	sv := withoutOld(expectedSurvey(v), s.Primary.Node)
+	add(election.Failover, gateRevocable, sv.proven(), sv.summary(), "no promotion possible: "+sv.summary()+"; waiting for "+missingFor(sv, s.Register))
+	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Failover, from: s.Primary.Node, minFollowers: p.Acks})
+	add(election.Failover, gateCandidate, err == nil, fmt.Sprintf("%s would be promoted", c.Node), fmt.Sprint(err))
+}
+
+// withoutOld leaves the old primary out: the gates of a failover tell what
+// could be done if it were dead.
+func withoutOld(s survey, old topology.NodeName) survey {
+	s.oldClosed = false
+	s.seen = slices.DeleteFunc(slices.Clone(s.seen), func(f Frozen) bool { return f.Node == old })
+	delete(s.silent, old)
+	s.union = gtid.Set{}
+	for _, f := range s.seen {
+		if slices.Contains(s.counted, f.Node) {
+			s.union = s.union.Union(f.Received)
+		}
+	}
+	return s
+}
+
+func decideSwitchoverGates(v View, p Policy, to topology.NodeName, add addGate) {
+	s := v.State
+	n, ok := v.Nodes[s.Primary.Node]
+	healthy := ok && n.Instance != nil && n.Instance.Writable() && s.Primary.Phase == election.Open && v.Primary.Verdict != topology.Failed
+	add(election.Switchover, gateHealthy, healthy, string(s.Primary.Node)+" serves writes",
+		fmt.Sprintf("%s is not serving writes: %s", s.Primary.Node, v.Primary.Explanation))
+	sv := expectedSurvey(v)
+	sv.union = gtid.Set{}
+	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Switchover, to: to, from: s.Primary.Node, minFollowers: p.Acks})
+	if to != "" && !slices.ContainsFunc(v.Members, func(m topology.Member) bool { return m.Name == to }) {
+		err = fmt.Errorf("%w: the cluster has no member %q", ErrNoCandidate, to)
+	}
+	add(election.Switchover, gateCandidate, err == nil, fmt.Sprintf("%s can be promoted", c.Node), fmt.Sprint(err))
+	if err != nil {
+		return
+	}
+	why := behind(v.Nodes[c.Node], p.MaxLag)
+	add(election.Switchover, gateCaughtUp, why == "", string(c.Node)+" has caught up", fmt.Sprintf("%s: %s", c.Node, why))
+}
+
+// behind says why a replica is too far behind for a switchover.
+func behind(n NodeStatus, maxLag time.Duration) string {
+	switch src := n.Instance.Source; {
+	case src == nil:
+		return "it does not replicate"
+	case !src.ReceiverOn:
+		return "its receiver is not connected: " + src.ReceiverError
+	case !src.ApplierOn:
+		return "its applier is stopped: " + src.ApplierError
+	case src.Lag > maxLag:
+		return fmt.Sprintf("it is %s behind (%d transactions to apply), more than the limit of %s", src.Lag.Round(time.Millisecond), src.Unapplied, maxLag)
+	}
+	return ""
+}
+
+// closedGate returns the first closed gate of an operation.
+func closedGate(gates []Gate, op election.Kind) *Gate {
+	for _, g := range gates {
+		if g.Operation == op && !g.Open {
+			return &g
+		}
+	}
+	return nil
+}
+
+// decideRoute is the route that the cluster record implies. Members that did
+// not get the push of an operation obey it as soon as they see the record.
+func decideRoute(s election.State) router.Route {
+	p := s.Primary
+	if p == nil {
+		return router.Route{Epoch: s.Epoch, Phase: router.Closed, Reason: "the cluster has no primary yet"}
+	}
+	if s.Operation == nil && s.Epoch == p.Epoch && p.Phase == election.Open {
+		return router.Route{Epoch: p.Epoch, Phase: router.Open, Primary: &router.Backend{Node: p.Node, Address: p.Address}}
+	}
+	r := router.Route{Epoch: s.Epoch, Phase: router.Closed, Reason: "an operation ended without a primary"}
+	if s.Operation != nil {
+		r.Reason = fmt.Sprintf("%s in progress", s.Operation.Kind)
+		if s.Operation.Kind == election.Switchover || s.Operation.Kind == election.Resume {
+			r.Primary = &router.Backend{Node: p.Node, Address: p.Address}
+			if s.Operation.From != "" && s.Operation.From != p.Node {
+				r.Primary = nil // past the point of no return: the old one is closed
+			}
+		}
+	}
+	return r
+}

@@ -1,0 +1,376 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"interrex/dbrepl"
+	"interrex/election"
+	"interrex/internal/gtid"
+	"interrex/internal/topology"
+	"interrex/router"
+)
+
+// Instance is one mysqld as its keeper commands it; *dbrepl.Instance
+// implements it. Every method is idempotent.
+type Instance interface {
+	Probe(ctx context.Context) (dbrepl.Status, error)
+	Freeze(ctx context.Context) (executed, received gtid.Set, unapplied uint64, err error)
+	CatchUp(ctx context.Context, set gtid.Set, limit time.Duration) (gtid.Set, error)
+	Arm(ctx context.Context, k int) error
+	WriteMarker(ctx context.Context, m topology.Marker) (gtid.Set, error)
+	OpenWrites(ctx context.Context) error
+	Retire(ctx context.Context) error
+	Follow(ctx context.Context, spec dbrepl.FollowSpec) error
+	CloseWrites(ctx context.Context, drain, limit time.Duration) (executed gtid.Set, killed int, err error)
+	Isolate(ctx context.Context) error
+}
+
+// Rebuilder saves what an instance holds alone and makes it a copy of another
+// one. It is apart from Instance because it may end and start the server.
+type Rebuilder interface {
+	// Rebuild saves errant to a file and clones the instance from donor,
+	// telling its progress; it returns when the instance answers again.
+	Rebuild(ctx context.Context, donor string, errant gtid.Set, progress func(stage, savedFile string)) error
+	// Restart ends the server with SIGKILL, which answers no waiting commit,
+	// and has it started again, closed.
+	Restart(ctx context.Context) error
+}
+
+// KeeperConfig is what a keeper needs to know of its node.
+type KeeperConfig struct {
+	Member topology.Member
+	// PromiseFile holds the highest epoch seen and the boot certificate.
+	PromiseFile string
+	// TendEvery is how often the keeper looks after its instance by itself;
+	// default 200 ms. More often costs a probe each time.
+	TendEvery time.Duration
+}
+
+// Keeper obeys commands on one member and looks after its instance: it
+// promises epochs (I5), refuses stale commands, certifies that the instance
+// has caught up since it started (I1, amnesia), and closes an instance that
+// has been replaced (I2). It implements Node for the own member.
+type Keeper struct {
+	cfg     KeeperConfig
+	inst    Instance  // nil for a member without an instance
+	rebuild Rebuilder // nil when rebuilding is not possible here
+	reg     Registry
+	nodes   Nodes // set by Run, used by what it starts
+	table   *router.Table
+	log     *zap.Logger
+
+	promises *promiseStore
+
+	// gate serialises commands; a command of a higher epoch interrupts the
+	// one that runs.
+	gate commandGate
+
+	mu       sync.Mutex
+	life     context.Context // of Run; what outlives a command ends with it
+	progress *RebuildProgress
+	errant   *gtid.Set
+	wg       sync.WaitGroup
+}
+
+// NewKeeper reads the promise file and returns the keeper. A file that is
+// missing or torn is not an error: the node is then treated as amnesiac and
+// relearns the epoch from etcd before it acts (D7).
+func NewKeeper(cfg KeeperConfig, inst Instance, rebuild Rebuilder, reg Registry, table *router.Table, log *zap.Logger) (*Keeper, error) {
+	if cfg.TendEvery == 0 {
+		cfg.TendEvery = 200 * time.Millisecond
+	}
+	promises, err := openPromises(cfg.PromiseFile)
+	if err != nil {
+		return nil, fmt.Errorf("read promises of %s: %w", cfg.Member.Name, err)
+	}
+	return &Keeper{
+		cfg: cfg, inst: inst, rebuild: rebuild, reg: reg, table: table,
+		log: log.Named("keeper"), promises: promises,
+	}, nil
+}
+
+// begin admits a command of epoch: it waits for or interrupts the one that
+// runs, then promises the epoch. The returned end must be called.
+func (k *Keeper) begin(ctx context.Context, epoch topology.Epoch) (context.Context, func(), error) {
+	cctx, end, err := k.gate.enter(ctx, epoch)
+	if err != nil {
+		return nil, nil, err
+	}
+	if k.rebuilding() {
+		end()
+		return nil, nil, fmt.Errorf("%s is being rebuilt: %w", k.cfg.Member.Name, ErrBusy)
+	}
+	seen := k.seen()
+	if epoch < seen {
+		end()
+		return nil, nil, &StaleEpochError{Node: k.cfg.Member.Name, Asked: epoch, Promised: seen}
+	}
+	if err := k.promises.promise(epoch); err != nil {
+		end()
+		return nil, nil, fmt.Errorf("promise epoch %d on %s: %w", epoch, k.cfg.Member.Name, err)
+	}
+	return cctx, end, nil
+}
+
+// seen is the highest epoch this node knows of, by its own promises or by the
+// record as last seen: a lost promise file does not make it obey the past.
+func (k *Keeper) seen() topology.Epoch {
+	return max(k.promises.epoch(), k.reg.Snapshot().State.Epoch)
+}
+
+// Status tells what the member knows of itself, with a fresh probe.
+func (k *Keeper) Status(ctx context.Context) (NodeStatus, error) {
+	st := NodeStatus{Member: k.cfg.Member, Promised: k.promises.epoch(), Route: k.table.Current()}
+	k.mu.Lock()
+	if k.progress != nil {
+		p := *k.progress
+		st.Rebuild = &p
+	}
+	st.Errant = k.errant
+	k.mu.Unlock()
+	if k.inst == nil {
+		return st, nil
+	}
+	probe, err := k.inst.Probe(ctx)
+	if err != nil {
+		st.InstanceError = err.Error()
+		return st, nil
+	}
+	st.Instance = &probe
+	st.Certified = k.promises.certified(probe.BootID)
+	return st, nil
+}
+
+// Freeze stops the receiver and says what was received (I1). On an instance
+// that is no replica it only promises the epoch and tells its state.
+func (k *Keeper) Freeze(ctx context.Context, req FreezeRequest) (Frozen, error) {
+	ctx, end, err := k.begin(ctx, req.Epoch)
+	if err != nil {
+		return Frozen{}, err
+	}
+	defer end()
+	if k.inst == nil {
+		return Frozen{}, ErrNoInstance
+	}
+	if _, _, _, err := k.inst.Freeze(ctx); err != nil {
+		return Frozen{}, fmt.Errorf("freeze %s: %w", k.cfg.Member.Name, err)
+	}
+	// Read after the receiver has stopped: all that it acknowledged is in the
+	// received set now, and no more can come.
+	st, err := k.inst.Probe(ctx)
+	if err != nil {
+		return Frozen{}, fmt.Errorf("survey %s: %w", k.cfg.Member.Name, err)
+	}
+	return frozenOf(k.cfg.Member, st, k.promises.certified(st.BootID)), nil
+}
+
+// CatchUp executes what was received.
+func (k *Keeper) CatchUp(ctx context.Context, req CatchUpRequest) (CaughtUp, error) {
+	ctx, end, err := k.begin(ctx, req.Epoch)
+	if err != nil {
+		return CaughtUp{}, err
+	}
+	defer end()
+	if k.inst == nil {
+		return CaughtUp{}, ErrNoInstance
+	}
+	executed, err := k.inst.CatchUp(ctx, req.Set, req.Limit)
+	if err != nil {
+		return CaughtUp{}, fmt.Errorf("catch up %s: %w", k.cfg.Member.Name, err)
+	}
+	return CaughtUp{Executed: executed}, nil
+}
+
+// Promote opens the instance: semi-sync source on, the marker row written and
+// acknowledged, then writes (I2). It is refused unless etcd names this node.
+func (k *Keeper) Promote(ctx context.Context, req PromoteRequest) (Promoted, error) {
+	ctx, end, err := k.begin(ctx, req.Epoch)
+	if err != nil {
+		return Promoted{}, err
+	}
+	defer end()
+	if k.inst == nil {
+		return Promoted{}, ErrNoInstance
+	}
+	if err := k.recorded(ctx, req.Epoch); err != nil {
+		return Promoted{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, req.Limit)
+	defer cancel()
+
+	var p Promoted
+	clock := time.Now()
+	lap := func() time.Duration { d := time.Since(clock); clock = time.Now(); return d }
+	if err := k.inst.Arm(ctx, req.K); err != nil {
+		return p, fmt.Errorf("arm semi-sync on %s: %w", k.cfg.Member.Name, err)
+	}
+	p.Armed = lap()
+	m := topology.Marker{Epoch: req.Epoch, Node: k.cfg.Member.Name, At: time.Now().UTC()}
+	if _, err := k.inst.WriteMarker(ctx, m); err != nil {
+		return p, fmt.Errorf("write marker of epoch %d on %s: %w", req.Epoch, k.cfg.Member.Name, err)
+	}
+	p.Marked = lap()
+	// A higher epoch may have been promised elsewhere meanwhile; here it
+	// would have interrupted this command, so the context is the last check.
+	if err := ctx.Err(); err != nil {
+		return p, fmt.Errorf("open %s: %w", k.cfg.Member.Name, err)
+	}
+	if err := k.inst.OpenWrites(ctx); err != nil {
+		return p, fmt.Errorf("open %s: %w", k.cfg.Member.Name, err)
+	}
+	p.Opened = lap()
+	return p, k.afterPromote(ctx, &p)
+}
+
+// afterPromote certifies this boot (the primary holds everything) and tidies
+// the former replication away, which is not needed for serving.
+func (k *Keeper) afterPromote(ctx context.Context, p *Promoted) error {
+	st, err := k.inst.Probe(ctx)
+	if err != nil {
+		return fmt.Errorf("look at %s after opening: %w", k.cfg.Member.Name, err)
+	}
+	p.Executed = st.Executed
+	k.mu.Lock()
+	k.errant = nil
+	k.mu.Unlock()
+	if st.Source == nil {
+		return k.promises.certify(st.BootID)
+	}
+	k.wg.Add(1)
+	go func() {
+		defer k.wg.Done()
+		tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+		defer cancel()
+		if err := k.inst.Retire(tctx); err != nil {
+			k.log.Warn("former replication could not be removed; it is stopped and harmless", zap.Error(err))
+		}
+	}()
+	return k.promises.certify(st.BootID)
+}
+
+// recorded makes sure that etcd names this node as the primary of epoch.
+func (k *Keeper) recorded(ctx context.Context, epoch topology.Epoch) error {
+	names := func(s election.Snapshot) bool {
+		p := s.State.Primary
+		return p != nil && p.Node == k.cfg.Member.Name && p.Epoch == epoch
+	}
+	if names(k.reg.Snapshot()) {
+		return nil
+	}
+	s, err := k.reg.Read(ctx)
+	if err != nil {
+		return fmt.Errorf("read the record before promoting: %w", err)
+	}
+	if !names(s) {
+		return ErrNotRecorded
+	}
+	return nil
+}
+
+// Follow makes the instance a replica of the source. An instance that holds
+// anything the source lacks is left as it is.
+func (k *Keeper) Follow(ctx context.Context, req FollowRequest) error {
+	ctx, end, err := k.begin(ctx, req.Epoch)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if k.inst == nil {
+		return ErrNoInstance
+	}
+	if req.Acker {
+		if err := k.registered(ctx); err != nil {
+			return err
+		}
+	}
+	st, err := k.inst.Probe(ctx)
+	if err != nil {
+		return fmt.Errorf("look at %s before following: %w: %w", k.cfg.Member.Name, ErrNoInstance, err)
+	}
+	same := st.Source != nil && st.Source.ServerUUID == req.SourceUUID && st.Source.ReceiverOn
+	if !same {
+		// Re-pointing may purge what is received and not applied; that is only
+		// harmless when the source has it all (I8).
+		if alone := st.Received.Minus(req.SourceHas); !alone.IsEmpty() {
+			k.mu.Lock()
+			k.errant = &alone
+			k.mu.Unlock()
+			return &ErrantError{Node: k.cfg.Member.Name, Set: alone}
+		}
+	}
+	host, port, err := splitAddress(req.Address)
+	if err != nil {
+		return fmt.Errorf("follow %s: %w", req.Source, err)
+	}
+	if err := k.inst.Follow(ctx, dbrepl.FollowSpec{Host: host, Port: port, Acker: req.Acker}); err != nil {
+		return fmt.Errorf("follow %s: %w", req.Source, err)
+	}
+	k.mu.Lock()
+	k.errant = nil
+	k.mu.Unlock()
+	return nil
+}
+
+// registered makes sure that this node is in the acker register before it may
+// acknowledge anything (I3).
+func (k *Keeper) registered(ctx context.Context) error {
+	if k.reg.Snapshot().State.Register.Has(k.cfg.Member.Name) {
+		return nil
+	}
+	s, err := k.reg.Read(ctx)
+	if err != nil {
+		return fmt.Errorf("read the register before acknowledging: %w", err)
+	}
+	if !s.State.Register.Has(k.cfg.Member.Name) {
+		return fmt.Errorf("%s is not a registered acker: %w", k.cfg.Member.Name, ErrNotRecorded)
+	}
+	return nil
+}
+
+// Close stops writes: for a switchover by draining, for a primary judged
+// Failed by isolating it.
+func (k *Keeper) Close(ctx context.Context, req CloseRequest) (Closed, error) {
+	ctx, end, err := k.begin(ctx, req.Epoch)
+	if err != nil {
+		return Closed{}, err
+	}
+	defer end()
+	if k.inst == nil {
+		return Closed{}, ErrNoInstance
+	}
+	if req.Isolate {
+		ictx, cancel := context.WithTimeout(ctx, req.Limit)
+		defer cancel()
+		if err := k.inst.Isolate(ictx); err != nil {
+			return Closed{}, fmt.Errorf("isolate %s: %w", k.cfg.Member.Name, err)
+		}
+		st, err := k.inst.Probe(ctx)
+		if err != nil {
+			return Closed{}, fmt.Errorf("look at %s after isolating: %w", k.cfg.Member.Name, err)
+		}
+		return Closed{Executed: st.Executed}, nil
+	}
+	executed, killed, err := k.inst.CloseWrites(ctx, req.Drain, req.Limit)
+	if errors.Is(err, dbrepl.ErrCloseTimedOut) {
+		return Closed{}, fmt.Errorf("close %s: %w: %w", k.cfg.Member.Name, ErrCloseTimedOut, err)
+	}
+	if err != nil {
+		return Closed{}, fmt.Errorf("close %s: %w", k.cfg.Member.Name, err)
+	}
+	return Closed{Executed: executed, Killed: killed}, nil
+}
+
+// Route tells the member's routes where writes go.
+func (k *Keeper) Route(_ context.Context, r router.Route) error {
+	_, err := k.table.Apply(r)
+	if errors.Is(err, router.ErrStaleRoute) {
+		return &StaleEpochError{Node: k.cfg.Member.Name, Asked: r.Epoch, Promised: k.table.Current().Epoch}
+	}
+	return err
+}

@@ -1,0 +1,326 @@
+package failover
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"go.uber.org/zap"
+
+	"interrex/election"
+	"interrex/internal/topology"
+	"interrex/router"
+)
+
+// Plan is what an operation sets out to do and what it was decided on.
+type Plan struct {
+	Kind  election.Kind
+	From  topology.NodeName // the recorded primary; empty at bootstrap
+	To    topology.NodeName // the wanted candidate; empty for the best
+	Cause string
+	// Base is the record the decision was made on: claiming fails if it has
+	// changed since.
+	Base election.Snapshot
+	// Floor is the highest epoch any node has seen: an epoch is never issued
+	// twice, also when etcd was restored from a snapshot (I5).
+	Floor    topology.Epoch
+	Old      *election.Primary
+	Register election.Register
+	Members  []topology.Member
+	Evidence Judgement
+	Gates    []Gate
+	Acks     int // k of the new epoch
+}
+
+// Limits bound the steps of an operation.
+type Limits struct {
+	// Revoke: how long to wait for enough ackers; more helps slow replicas,
+	// less fails sooner when the proof cannot be had.
+	Revoke time.Duration
+	// CatchUp: how long the candidate may take to apply what it received.
+	CatchUp time.Duration
+	// Promote: how long the marker may take to be acknowledged.
+	Promote time.Duration
+	// Verify: how long to try writes through the route.
+	Verify time.Duration
+	// Switchover: the longest write pause of a switchover; beyond it the
+	// switchover is undone. Half of it is for closing the old primary.
+	Switchover time.Duration
+}
+
+// DefaultLimits are the limits without configuration.
+func DefaultLimits() Limits {
+	return Limits{
+		Revoke: 3 * time.Second, CatchUp: 30 * time.Second, Promote: 10 * time.Second,
+		Verify: 5 * time.Second, Switchover: 2 * time.Second,
+	}
+}
+
+// graceForOthers is how long a revocation that is proven already waits for
+// instances that have not answered yet: they may hold a better candidate and
+// will be followers from the first moment.
+const graceForOthers = 20 * time.Millisecond
+
+// operation is one run of the sequence in failover.go.
+type operation struct {
+	self     topology.NodeName
+	plan     Plan
+	limits   Limits
+	reg      Registry
+	nodes    Nodes
+	verifier Verifier
+	table    *router.Table
+	log      *zap.Logger
+
+	started   time.Time // monotonic
+	startedAt time.Time
+	closedAt  time.Time // when the routes were closed
+	snap      election.Snapshot
+	report    *Report
+	wg        sync.WaitGroup // pushes and orders that nobody waits for
+}
+
+// execute runs the operation and returns its report, on every path (step 8).
+func (o *operation) execute(ctx context.Context) (Report, error) {
+	o.started = time.Now()
+	o.startedAt = o.started.UTC()
+	o.report = &Report{
+		Kind: o.plan.Kind, Outcome: Unfinished, Leader: o.self, From: o.plan.From, To: o.plan.To,
+		Cause: o.plan.Cause, StartedAt: o.startedAt, Evidence: o.plan.Evidence, Gates: o.plan.Gates,
+	}
+	o.reportDetection()
+	err := o.run(ctx)
+	switch {
+	case err == nil:
+		o.report.Outcome = Completed
+	case errors.Is(err, ErrUndone):
+		o.report.Outcome, o.report.Reason = Undone, err.Error()
+	case errors.Is(err, ErrStaleEpoch), errors.Is(err, election.ErrNotLeader), errors.Is(err, election.ErrConflict):
+		o.report.Outcome, o.report.Reason = Superseded, err.Error()
+	default:
+		o.report.Outcome, o.report.Reason = Failure, err.Error()
+	}
+	o.report.EndedAt = time.Now().UTC()
+	if o.report.Epoch != 0 {
+		o.saveReport(ctx)
+	}
+	o.wg.Wait()
+	return *o.report, err
+}
+
+// saveReport writes the ledger entry. It is not what clients wait for, and an
+// operation is over whether or not its report could be written now.
+func (o *operation) saveReport(ctx context.Context) {
+	raw, err := json.Marshal(o.report)
+	if err != nil {
+		o.log.Error("report cannot be encoded", zap.Error(err))
+		return
+	}
+	sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
+	defer cancel()
+	if err := o.reg.SaveReport(sctx, o.report.Epoch, raw); err != nil {
+		o.log.Error("report could not be written to the ledger", zap.Error(err), zap.ByteString("report", raw))
+	}
+}
+
+// step begins a step in the report; the returned function ends it.
+func (o *operation) step(name string) func(detail string, err error) {
+	began := time.Now()
+	return func(detail string, err error) {
+		s := Step{
+			Name: name, BeganMS: millis(began.Sub(o.started)), TookMS: millis(time.Since(began)), Detail: detail,
+		}
+		fields := []zap.Field{zap.String("step", name), zap.Float64("took_ms", s.TookMS), zap.String("detail", detail)}
+		if err != nil {
+			s.Error = err.Error()
+			o.log.Warn("step failed", append(fields, zap.Error(err))...)
+		} else {
+			o.log.Info("step done", fields...)
+		}
+		o.report.Steps = append(o.report.Steps, s)
+	}
+}
+
+func (o *operation) reportDetection() {
+	if o.plan.Kind != election.Failover {
+		return
+	}
+	since := o.started.Sub(o.plan.Evidence.At) + o.plan.Evidence.LastGood
+	o.report.Steps = append(o.report.Steps, Step{
+		Name: stepDetect, BeganMS: -millis(since), TookMS: millis(since), Detail: o.plan.Evidence.Explanation,
+	})
+}
+
+// measureRTO sets the RTO and its bounds at the moment a write through the
+// route was acknowledged. After a failover writes ended somewhere between the
+// last good sign of the old primary and the first bad one; in a planned
+// operation they ended when the routes were closed.
+func (o *operation) measureRTO(end time.Time) {
+	if o.plan.Kind != election.Failover {
+		d := millis(end.Sub(o.closedAt))
+		o.report.RTOMillis, o.report.RTOBounds = d, [2]float64{d, d}
+		return
+	}
+	since := end.Sub(o.plan.Evidence.At)
+	upper := millis(since + o.plan.Evidence.LastGood)
+	lower := millis(since + o.plan.Evidence.FirstBad)
+	o.report.RTOMillis, o.report.RTOBounds = upper, [2]float64{min(lower, upper), upper}
+}
+
+func (o *operation) member(name topology.NodeName) (topology.Member, bool) {
+	for _, m := range o.plan.Members {
+		if m.Name == name {
+			return m, true
+		}
+	}
+	return topology.Member{}, false
+}
+
+func (o *operation) catchUpLimit() time.Duration {
+	if o.plan.Kind == election.Switchover {
+		return max(o.limits.Switchover-time.Since(o.closedAt), time.Millisecond)
+	}
+	return o.limits.CatchUp
+}
+
+// closeRoutes tells every member to hold new connections. A planned operation
+// leaves the sessions that exist to the draining of the server; a failover
+// cuts them.
+func (o *operation) closeRoutes(ctx context.Context, epoch topology.Epoch) {
+	o.closedAt = time.Now()
+	r := router.Route{Epoch: epoch, Phase: router.Closed, Reason: string(o.plan.Kind) + " in progress"}
+	if old := o.plan.Old; old != nil && o.plan.Kind != election.Failover {
+		r.Primary = &router.Backend{Node: old.Node, Address: old.Address}
+	}
+	if err := o.pushRoute(ctx, r, o.plan.Kind == election.Switchover); err != nil {
+		o.log.Warn("own routes were not closed", zap.Error(err))
+	}
+}
+
+// pushRoute applies the route here and sends it to the others. With settle,
+// it gives those that answer a moment to have obeyed; none is ever waited for
+// longer, since they also learn it from etcd.
+func (o *operation) pushRoute(ctx context.Context, r router.Route, settle bool) error {
+	_, err := o.table.Apply(r)
+	sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Second)
+	var pushes sync.WaitGroup
+	for _, m := range o.plan.Members {
+		if m.Name == o.self {
+			continue
+		}
+		node, nerr := o.nodes.Node(m.Name)
+		if nerr != nil {
+			continue
+		}
+		pushes.Add(1)
+		go func() {
+			defer pushes.Done()
+			if perr := node.Route(sctx, r); perr != nil {
+				o.log.Debug("route not delivered", zap.String("node", string(m.Name)), zap.Error(perr))
+			}
+		}()
+	}
+	all := make(chan struct{})
+	o.wg.Add(1)
+	go func() {
+		defer o.wg.Done()
+		defer cancel()
+		pushes.Wait()
+		close(all)
+	}()
+	if settle {
+		t := time.NewTimer(graceForOthers)
+		defer t.Stop()
+		select {
+		case <-all:
+		case <-t.C:
+		}
+	}
+	return err
+}
+
+// follow orders every follower to the new primary. Nobody waits for all of
+// them: the marker's acknowledgement shows that enough of them do.
+func (o *operation) follow(ctx context.Context, up caughtUp, primary election.Primary) {
+	has := up.executed.Union(up.candidate.Committing)
+	for _, f := range up.followers {
+		node, err := o.nodes.Node(f.Node)
+		if err != nil {
+			continue
+		}
+		req := FollowRequest{
+			Epoch: up.epoch, Source: primary.Node, SourceUUID: primary.ServerUUID,
+			Address: primary.Address, SourceHas: has, Acker: o.snap.State.Register.Has(f.Node),
+		}
+		o.wg.Add(1)
+		go func() {
+			defer o.wg.Done()
+			fctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.limits.Promote)
+			defer cancel()
+			began := time.Now()
+			if err := node.Follow(fctx, req); err != nil {
+				o.log.Warn("instance does not follow yet", zap.String("node", string(f.Node)), zap.Error(err))
+				return
+			}
+			o.log.Info("instance follows", zap.String("node", string(f.Node)),
+				zap.Bool("acker", req.Acker), zap.Duration("took", time.Since(began)))
+		}()
+	}
+}
+
+// restore ends an operation that cannot go on, before the point of no return.
+// A switchover is undone at once: the old primary, which is alive, is
+// established again in this epoch. Otherwise the record is freed, and what to
+// do next is decided anew.
+func (o *operation) restore(ctx context.Context, c claimed, cause error) error {
+	if errors.Is(cause, ErrStaleEpoch) || errors.Is(cause, election.ErrNotLeader) ||
+		errors.Is(cause, election.ErrConflict) || ctx.Err() != nil {
+		return cause // somebody else goes on under a higher epoch
+	}
+	if o.plan.Kind == election.Switchover {
+		if err := o.reestablish(ctx, c); err != nil {
+			return fmt.Errorf("%w; and the old primary could not be established again: %w", cause, err)
+		}
+		return fmt.Errorf("%w: %w", ErrUndone, cause)
+	}
+	_, err := o.reg.Update(ctx, o.snap, func(s *election.State) error {
+		s.Operation = nil
+		return nil
+	})
+	if err != nil {
+		return fmt.Errorf("%w; and the record was not freed: %w", cause, err)
+	}
+	return cause
+}
+
+// reestablish makes the old primary of a switchover serve again.
+func (o *operation) reestablish(ctx context.Context, c claimed) error {
+	sv, err := o.look(ctx, c.epoch)
+	if err != nil {
+		return err
+	}
+	undo := o.plan
+	undo.Kind, undo.To = election.Resume, o.plan.From
+	candidate, followers, err := chooseCandidate(sv, choosePolicy{kind: election.Resume, to: undo.From, from: undo.From})
+	if err != nil {
+		return err
+	}
+	was := o.plan
+	o.plan = undo
+	defer func() { o.plan = was }()
+	up := caughtUp{chosen: chosen{revoked: revoked{c, sv}, candidate: candidate, followers: followers}, executed: candidate.Executed}
+	p, err := o.promote(ctx, up)
+	if err != nil {
+		return err
+	}
+	rt, err := o.route(ctx, p)
+	if err != nil {
+		return err
+	}
+	return o.verify(ctx, rt)
+}
+
+func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", millis(d)) }

@@ -1,0 +1,253 @@
+package failover
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"time"
+
+	"go.uber.org/zap"
+
+	"interrex/election"
+	"interrex/internal/gtid"
+	"interrex/internal/topology"
+)
+
+// rejoiner brings instances back behind the primary in quiet times: those that
+// hold nothing of their own follow and are admitted as ackers when they have
+// caught up; those with errant transactions are rebuilt, or left closed and
+// reported.
+type rejoiner struct {
+	cfg ControllerConfig
+	log *zap.Logger
+	// notBefore keeps a node whose last order failed from being asked at
+	// every tick.
+	notBefore map[topology.NodeName]time.Time
+	// compared remembers what of a node has been written to the ledger.
+	compared map[topology.NodeName]comparison
+	// suspected holds what looked errant at the pass before: nothing is
+	// rebuilt on one look alone.
+	suspected map[topology.NodeName]gtid.Set
+}
+
+type comparison struct {
+	epoch     topology.Epoch
+	savedFile string
+}
+
+func newRejoiner(cfg ControllerConfig, log *zap.Logger) *rejoiner {
+	return &rejoiner{cfg: cfg, log: log.Named("rejoin"), notBefore: map[topology.NodeName]time.Time{},
+		compared: map[topology.NodeName]comparison{}, suspected: map[topology.NodeName]gtid.Set{},
+	}
+}
+
+// remedy is what an instance needs to be a good replica.
+type remedy int
+
+const (
+	remedyNone remedy = iota
+	remedyFollow
+	remedyAdmit
+	remedyRebuild
+	remedyReport // errant and to be left alone
+)
+
+// caughtUpWithin is how many transactions behind an instance may be to be
+// admitted as an acker: under load it is never exactly level.
+const caughtUpWithin = 500
+
+// decideRemedy is pure. primary must have been read after n.
+func decideRemedy(state election.State, n NodeStatus, primary NodeStatus, rebuild bool) (remedy, gtid.Set) {
+	inst, has := n.Instance, primary.Instance.Executed.Union(primary.Instance.Committing)
+	errant := inst.Received.Minus(has)
+	src := inst.Source
+	follows := src != nil && src.ServerUUID == primary.Instance.ServerUUID && src.ReceiverState != "OFF" && src.ApplierOn
+	switch {
+	case !errant.IsEmpty() && rebuild:
+		return remedyRebuild, errant
+	case !errant.IsEmpty():
+		return remedyReport, errant
+	case !follows, !inst.SuperReadOnly:
+		return remedyFollow, errant
+	case state.Register.Has(n.Member.Name) && src.ReceiverOn && !inst.SemiSync.ReplicaActive:
+		return remedyFollow, errant
+	case !state.Register.Has(n.Member.Name) && n.Certified && has.Minus(inst.Received).Count() <= caughtUpWithin:
+		return remedyAdmit, errant
+	}
+	return remedyNone, errant
+}
+
+// tidy gives each instance that is not as it should be its remedy.
+func (r *rejoiner) tidy(ctx context.Context, v View) {
+	p := v.State.Primary
+	if p == nil || p.Phase != election.Open || v.State.Epoch != p.Epoch {
+		return
+	}
+	primary, err := r.cfg.Watcher.Ask(ctx, p.Node) // after the view was gathered
+	if err != nil || primary.Instance == nil || !primary.Instance.Writable() {
+		return
+	}
+	for name, n := range v.Nodes {
+		if name == p.Node || n.Instance == nil || time.Now().Before(r.notBefore[name]) {
+			continue
+		}
+		if n.Rebuild != nil && n.Rebuild.Stage != stageDone && n.Rebuild.Stage != stageFailed {
+			continue
+		}
+		what, errant := decideRemedy(v.State, n, primary, r.cfg.Policy.Rebuild)
+		before := r.suspected[name]
+		r.suspected[name] = errant
+		if !errant.IsEmpty() && before.Intersect(errant).IsEmpty() {
+			continue
+		}
+		r.completeReport(ctx, v.State.Epoch, n, errant)
+		if err := r.apply(ctx, v, n, primary, what, errant); err != nil {
+			r.notBefore[name] = time.Now().Add(time.Second)
+			r.log.Warn("instance is not back yet", zap.String("node", string(name)), zap.Error(err))
+		}
+	}
+}
+
+func (r *rejoiner) apply(ctx context.Context, v View, n, primary NodeStatus, what remedy, errant gtid.Set) error {
+	name := n.Member.Name
+	switch what {
+	case remedyFollow:
+		r.log.Info("instance is told to follow", zap.String("node", string(name)))
+		return r.follow(ctx, v.State, n, primary, v.State.Register.Has(name))
+	case remedyAdmit:
+		return r.admit(ctx, v, n, primary)
+	case remedyRebuild:
+		r.notBefore[name] = time.Now().Add(5 * time.Second)
+		return r.rebuild(ctx, v, n, errant)
+	case remedyReport:
+		r.notBefore[name] = time.Now().Add(30 * time.Second)
+		r.log.Error("instance holds errant transactions and is left as it is (failover.rejoin is leave)",
+			zap.String("node", string(name)), zap.Stringer("errant", errant))
+	case remedyNone:
+	}
+	return nil
+}
+
+func (r *rejoiner) follow(ctx context.Context, s election.State, n, primary NodeStatus, acker bool) error {
+	node, err := r.cfg.Nodes.Node(n.Member.Name)
+	if err != nil {
+		return err
+	}
+	fctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	return node.Follow(fctx, FollowRequest{
+		Epoch: s.Primary.Epoch, Source: s.Primary.Node, SourceUUID: s.Primary.ServerUUID, Address: s.Primary.Address,
+		SourceHas: primary.Instance.Executed.Union(primary.Instance.Committing), Acker: acker,
+	})
+}
+
+// admit registers an instance that has caught up, then lets it acknowledge:
+// it is in the register before its first acknowledgement can count (I3).
+func (r *rejoiner) admit(ctx context.Context, v View, n, primary NodeStatus) error {
+	name := n.Member.Name
+	snap := r.cfg.Registry.Snapshot()
+	if snap.State.Epoch != v.State.Epoch || snap.State.Operation != nil {
+		return nil // an operation began; look again later
+	}
+	uctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	snap, err := r.cfg.Registry.Update(uctx, snap, func(s *election.State) error {
+		if !s.Register.Has(name) {
+			s.Register.Ackers = append(s.Register.Ackers, name)
+		}
+		if s.Sources == nil {
+			s.Sources = map[topology.NodeName]topology.NodeName{}
+		}
+		s.Sources[name] = s.Primary.Node
+		return nil
+	})
+	if err != nil {
+		return err
+	}
+	r.log.Info("instance has caught up: registered as acker", zap.String("node", string(name)))
+	return r.follow(ctx, snap.State, n, primary, true)
+}
+
+// rebuild orders a copy from a replica that has caught up, or else from the
+// primary: cloning costs the donor, and the primary has other work.
+func (r *rejoiner) rebuild(ctx context.Context, v View, n NodeStatus, errant gtid.Set) error {
+	name := n.Member.Name
+	donor := v.State.Primary.Node
+	for other, st := range v.Nodes {
+		if other != name && other != donor && st.Instance != nil && st.Certified && st.Errant == nil &&
+			st.Instance.Source != nil && st.Instance.Source.ReceiverOn && v.State.Register.Has(other) && behind(st, time.Second) == "" {
+			donor = other
+			break
+		}
+	}
+	node, err := r.cfg.Nodes.Node(name)
+	if err != nil {
+		return err
+	}
+	var address string
+	for _, m := range v.Members {
+		if m.Name == donor {
+			address = m.MySQL
+		}
+	}
+	r.log.Warn("instance holds errant transactions: saving them and rebuilding", zap.String("node", string(name)),
+		zap.String("donor", string(donor)), zap.Stringer("errant", errant))
+	if err := node.Rebuild(ctx, RebuildRequest{Epoch: v.State.Primary.Epoch, Donor: donor, Address: address, Errant: errant}); err != nil && !errors.Is(err, ErrBusy) {
+		return err
+	}
+	return nil
+}
+
+// completeReport writes into the ledger what was in doubt, once the old
+// primary of an operation has come back and could be compared.
+func (r *rejoiner) completeReport(ctx context.Context, epoch topology.Epoch, n NodeStatus, errant gtid.Set) {
+	now := comparison{epoch: epoch}
+	if n.Rebuild != nil {
+		now.savedFile = n.Rebuild.SavedFile
+	}
+	if r.compared[n.Member.Name] == now {
+		return
+	}
+	rctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	raws, err := r.cfg.Registry.Reports(rctx, 10)
+	if err != nil {
+		return
+	}
+	for _, raw := range raws {
+		var rep Report
+		if json.Unmarshal(raw, &rep) != nil || rep.From != n.Member.Name || rep.Outcome != Completed || rep.RPO.LostCommits == nil {
+			continue
+		}
+		if !complete(&rep, n, errant) {
+			break
+		}
+		if raw, err = json.Marshal(rep); err == nil {
+			err = r.cfg.Registry.SaveReport(rctx, rep.Epoch, raw)
+		}
+		if err != nil {
+			r.log.Warn("ledger entry not completed", zap.Uint64("epoch", uint64(rep.Epoch)), zap.Error(err))
+			return
+		}
+		break // only its newest loss of the role
+	}
+	r.compared[n.Member.Name] = now
+}
+
+// complete fills in what is known now; false if that adds nothing.
+func complete(rep *Report, n NodeStatus, errant gtid.Set) bool {
+	changed := false
+	if rep.RPO.InDoubt == nil {
+		count := errant.Count()
+		rep.RPO.InDoubt = &count
+		if count > 0 {
+			rep.RPO.Proof.Errant = &errant
+		}
+		changed = true
+	}
+	if n.Rebuild != nil && n.Rebuild.SavedFile != "" && rep.RPO.Proof.SavedFile == "" && rep.RPO.Proof.Errant != nil {
+		rep.RPO.Proof.SavedFile = n.Rebuild.SavedFile
+		changed = true
+	}
+	return changed
+}

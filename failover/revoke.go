@@ -1,0 +1,178 @@
+package failover
+
+import (
+	"context"
+	"fmt"
+	"strings"
+	"time"
+
+	"interrex/election"
+	"interrex/internal/topology"
+)
+
+// answer is what one instance said to a revocation or a survey.
+type answer struct {
+	node   topology.NodeName
+	frozen Frozen
+	err    error
+}
+
+// freezeAll revokes for every kind but a switchover. For a failover all
+// instances are frozen in parallel and the old primary is told to isolate
+// itself; as soon as I1 is proven it goes on. Bootstrap needs everybody.
+// Resume freezes nobody: the primary stays, and so do its replicas.
+func (o *operation) freezeAll(ctx context.Context, epoch topology.Epoch) (survey, error) {
+	if o.plan.Kind == election.Resume {
+		return o.look(ctx, epoch)
+	}
+	rctx, cancel := context.WithTimeout(ctx, o.limits.Revoke)
+	answers := o.ask(rctx, cancel, func(ctx context.Context, m topology.Member, n Node) (Frozen, error) {
+		if o.plan.Old != nil && m.Name == o.plan.Old.Node {
+			if _, err := n.Close(ctx, CloseRequest{Epoch: epoch, Limit: time.Second, Isolate: true}); err != nil {
+				return Frozen{}, err
+			}
+		}
+		return n.Freeze(ctx, FreezeRequest{Epoch: epoch})
+	})
+	wantAll := o.plan.Kind == election.Bootstrap
+	sv := o.gather(answers, func(s survey) bool { return !wantAll && s.proven() })
+	switch {
+	case wantAll && len(sv.silent) > 0:
+		return sv, fmt.Errorf("%w: bootstrap needs every instance: %s", ErrNoProof, sv.summary())
+	case !sv.proven():
+		return sv, fmt.Errorf("%w: %s; waiting for %s", ErrNoProof, sv.summary(), missingFor(sv, o.plan.Register))
+	}
+	return sv, nil
+}
+
+// missingFor names who could complete the proof.
+func missingFor(s survey, reg election.Register) string {
+	var names []string
+	for _, a := range reg.Ackers {
+		if _, silent := s.silent[a]; silent {
+			names = append(names, string(a))
+		}
+	}
+	short := s.needed - len(s.counted)
+	return fmt.Sprintf("%d of [%s], or for the old primary itself", short, strings.Join(names, " "))
+}
+
+// ask sends one order to every member with an instance, in parallel. The
+// channel gets one answer each and is closed after the last; release is
+// called then. Nothing waits for a host that stays silent beyond ctx.
+func (o *operation) ask(ctx context.Context, release context.CancelFunc, order func(context.Context, topology.Member, Node) (Frozen, error)) <-chan answer {
+	var asked []topology.Member
+	for _, m := range o.plan.Members {
+		if m.HasInstance() {
+			asked = append(asked, m)
+		}
+	}
+	answers := make(chan answer, len(asked))
+	pending := make(chan struct{}, len(asked))
+	for _, m := range asked {
+		o.wg.Add(1)
+		go func() {
+			defer o.wg.Done()
+			defer func() { pending <- struct{}{} }()
+			node, err := o.nodes.Node(m.Name)
+			if err != nil {
+				answers <- answer{node: m.Name, err: err}
+				return
+			}
+			f, err := order(ctx, m, node)
+			answers <- answer{node: m.Name, frozen: f, err: err}
+		}()
+	}
+	o.wg.Add(1)
+	go func() {
+		defer o.wg.Done()
+		defer release()
+		for range asked {
+			<-pending
+		}
+		close(answers)
+	}()
+	return answers
+}
+
+// gather collects answers until enough says so (and then a short grace more)
+// or all have answered.
+func (o *operation) gather(answers <-chan answer, enough func(survey) bool) survey {
+	var (
+		seen  []Frozen
+		errs  = map[topology.NodeName]string{}
+		grace <-chan time.Time
+	)
+	for {
+		select {
+		case a, ok := <-answers:
+			if !ok {
+				return surveyOf(seen, errs, o.plan.Old, o.plan.Register)
+			}
+			if a.err != nil {
+				errs[a.node] = a.err.Error()
+			} else {
+				seen = append(seen, a.frozen)
+			}
+			if grace == nil && enough(surveyOf(seen, errs, o.plan.Old, o.plan.Register)) {
+				t := time.NewTimer(graceForOthers)
+				defer t.Stop()
+				grace = t.C
+			}
+		case <-grace:
+			return surveyOf(seen, errs, o.plan.Old, o.plan.Register)
+		}
+	}
+}
+
+// drain closes the living primary of a switchover: running transactions end
+// by themselves or are ended, and the return of the closing statement proves
+// that nothing more commits.
+func (o *operation) drain(ctx context.Context, epoch topology.Epoch) (survey, error) {
+	old, err := o.nodes.Node(o.plan.From)
+	if err != nil {
+		return survey{}, err
+	}
+	limit := o.limits.Switchover / 2
+	cctx, cancel := context.WithTimeout(ctx, limit+time.Second)
+	defer cancel()
+	if _, err := old.Close(cctx, CloseRequest{Epoch: epoch, Drain: limit / 2, Limit: limit}); err != nil {
+		return survey{}, err
+	}
+	return o.look(ctx, epoch)
+}
+
+// look surveys without stopping any receiver. The recorded primary promises
+// the epoch; the others are asked how they are.
+func (o *operation) look(ctx context.Context, epoch topology.Epoch) (survey, error) {
+	lctx, cancel := context.WithTimeout(ctx, time.Second)
+	answers := o.ask(lctx, cancel, func(ctx context.Context, m topology.Member, n Node) (Frozen, error) {
+		if m.Name == o.plan.From {
+			return n.Freeze(ctx, FreezeRequest{Epoch: epoch})
+		}
+		st, err := n.Status(ctx)
+		if err != nil {
+			return Frozen{}, err
+		}
+		if st.Instance == nil {
+			return Frozen{}, fmt.Errorf("%w: %s", ErrNoInstance, st.InstanceError)
+		}
+		return frozenOf(m, *st.Instance, st.Certified), nil
+	})
+	hasOld := func(s survey) bool {
+		for _, f := range s.seen {
+			if f.Node == o.plan.From {
+				return len(s.seen) > o.plan.Acks
+			}
+		}
+		return false
+	}
+	sv := o.gather(answers, hasOld)
+	for _, f := range sv.seen {
+		if f.Node == o.plan.From {
+			sv.union = f.Executed
+			return sv, nil
+		}
+	}
+	return sv, fmt.Errorf("primary %s does not answer: %s: %w", o.plan.From, sv.silent[o.plan.From], ErrNoInstance)
+}

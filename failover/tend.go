@@ -1,0 +1,217 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"interrex/dbrepl"
+	"interrex/election"
+	"interrex/internal/topology"
+)
+
+// Run looks after the instance until ctx ends: it certifies a boot that has
+// caught up, asking the primary among nodes, and closes an instance that has
+// been replaced. It returns when everything it started has ended.
+func (k *Keeper) Run(ctx context.Context, nodes Nodes) error {
+	defer k.wg.Wait()
+	k.nodes = nodes
+	k.mu.Lock()
+	k.life = ctx
+	k.mu.Unlock()
+	if k.inst == nil {
+		<-ctx.Done()
+		return nil
+	}
+	tick := time.NewTicker(k.cfg.TendEvery)
+	defer tick.Stop()
+	for {
+		k.tend(ctx)
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (k *Keeper) tend(ctx context.Context) {
+	if k.rebuilding() {
+		return
+	}
+	pctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	st, err := k.inst.Probe(pctx)
+	if err != nil {
+		return // the detector tells; there is nothing to look after
+	}
+	snap := k.reg.Snapshot()
+	switch decideTending(k.cfg.Member.Name, snap.State, st, k.promises.certified(st.BootID)) {
+	case tendIsolate:
+		k.isolate(ctx, snap.State)
+	case tendCertify:
+		if err := k.certify(pctx, st, snap.State); err != nil {
+			k.log.Debug("not certified yet", zap.Error(err))
+		}
+	case tendNothing:
+	}
+}
+
+type tending int
+
+const (
+	tendNothing tending = iota
+	tendIsolate
+	tendCertify
+)
+
+// decideTending says what the keeper owes its instance now. An open instance
+// that the record does not name is isolated (I2); while the record is not
+// known, nothing is done to an instance that serves (I9).
+func decideTending(self topology.NodeName, state election.State, st dbrepl.Status, certified bool) tending {
+	p := state.Primary
+	if p == nil {
+		return tendNothing
+	}
+	if p.Node != self {
+		// An instance that is open, or armed as a source with commits that
+		// wait for nobody, belongs to a past epoch.
+		if !st.SuperReadOnly || st.SemiSync.WaitSessions > 0 {
+			return tendIsolate
+		}
+		following := st.Source != nil && st.Source.ReceiverOn
+		if following && !certified && p.Phase == election.Open {
+			return tendCertify
+		}
+	}
+	return tendNothing
+}
+
+// certify records that this boot holds everything the instance acknowledged
+// in earlier ones. The primary is asked now, after the boot: what it has
+// committed or is committing contains every such commit; once all of that is
+// received here, nothing is missing.
+func (k *Keeper) certify(ctx context.Context, st dbrepl.Status, state election.State) error {
+	primary, err := k.nodes.Node(state.Primary.Node)
+	if err != nil {
+		return err
+	}
+	src, err := primary.Status(ctx)
+	if err != nil {
+		return fmt.Errorf("ask %s for its set: %w", state.Primary.Node, err)
+	}
+	if src.Instance == nil || src.Instance.ServerUUID != state.Primary.ServerUUID || !src.Instance.Writable() {
+		return fmt.Errorf("primary %s does not serve", state.Primary.Node)
+	}
+	want := src.Instance.Executed.Union(src.Instance.Committing)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		now, err := k.inst.Probe(ctx)
+		if err != nil {
+			return err
+		}
+		if now.BootID != st.BootID {
+			return errors.New("server restarted meanwhile")
+		}
+		if now.Received.Contains(want) {
+			k.log.Info("instance has caught up since it started", zap.String("boot", st.BootID))
+			return k.promises.certify(st.BootID)
+		}
+		select {
+		case <-ctx.Done():
+			return fmt.Errorf("still missing %d transactions: %w", want.Minus(now.Received).Count(), ctx.Err())
+		case <-tick.C:
+		}
+	}
+}
+
+// isolate closes an instance that another one has replaced. Waiting commits
+// are never released: where they keep the instance from closing, the server
+// is ended by SIGKILL, which answers nobody, and starts again closed (I2).
+func (k *Keeper) isolate(ctx context.Context, state election.State) {
+	cctx, end, err := k.begin(ctx, state.Epoch)
+	if err != nil {
+		return // a newer command is on its way
+	}
+	defer end()
+	k.log.Warn("instance is open but another is primary: isolating",
+		zap.String("primary", string(state.Primary.Node)), zap.Uint64("epoch", uint64(state.Epoch)))
+	ictx, cancel := context.WithTimeout(cctx, 2*time.Second)
+	defer cancel()
+	err = k.inst.Isolate(ictx)
+	if err == nil {
+		return
+	}
+	if !errors.Is(err, dbrepl.ErrCommitsWaiting) || k.rebuild == nil {
+		k.log.Error("instance could not be isolated; it cannot acknowledge commits, retrying", zap.Error(err))
+		return
+	}
+	k.log.Warn("commits wait for acknowledgements that will not come: restarting the server closed")
+	if err := k.rebuild.Restart(cctx); err != nil {
+		k.log.Error("server could not be restarted; end it with SIGKILL and start it by hand", zap.Error(err))
+	}
+}
+
+// Rebuild saves what the instance holds alone and makes it a copy of the
+// donor, in the background; NodeStatus tells how far it is.
+func (k *Keeper) Rebuild(ctx context.Context, req RebuildRequest) error {
+	_, end, err := k.begin(ctx, req.Epoch)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if k.inst == nil || k.rebuild == nil {
+		return ErrNoInstance
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.life == nil {
+		return ErrBusy // the keeper is starting or stopping
+	}
+	k.progress = &RebuildProgress{Stage: "save errant transactions", Errant: req.Errant, Since: time.Now().UTC()}
+	k.wg.Add(1)
+	go k.runRebuild(k.life, req)
+	return nil
+}
+
+// rebuilding tells whether a rebuild is under way.
+func (k *Keeper) rebuilding() bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.progress != nil && k.progress.Stage != stageDone && k.progress.Stage != stageFailed
+}
+
+// The last stages of a rebuild.
+const (
+	stageDone   = "done"
+	stageFailed = "failed"
+)
+
+func (k *Keeper) runRebuild(ctx context.Context, req RebuildRequest) {
+	defer k.wg.Done()
+	ctx, cancel := context.WithTimeout(ctx, 12*time.Hour)
+	defer cancel()
+	err := k.rebuild.Rebuild(ctx, req.Address, req.Errant, func(stage, file string) {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		k.progress.Stage = stage
+		if file != "" {
+			k.progress.SavedFile = file
+		}
+		k.log.Info("rebuilding", zap.String("stage", stage), zap.String("saved_file", k.progress.SavedFile))
+	})
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err != nil {
+		k.progress.Stage, k.progress.Error = stageFailed, err.Error()
+		k.log.Error("rebuild failed; the instance stays closed and is tried again", zap.Error(err))
+		return
+	}
+	k.progress.Stage = stageDone
+	k.errant = nil
+	k.log.Info("rebuilt", zap.String("donor", string(req.Donor)))
+}

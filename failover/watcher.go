@@ -1,0 +1,140 @@
+package failover
+
+import (
+	"context"
+	"maps"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"interrex/internal/topology"
+)
+
+// Detector is what operations need of the detector.
+type Detector interface {
+	// Judge returns the present verdict on a member's instance.
+	Judge(subject topology.NodeName) Judgement
+	// MemberFailed tells whether a member (its agent) is judged Failed.
+	MemberFailed(name topology.NodeName) bool
+}
+
+// Watcher asks every member how it is, again and again, and assembles the
+// view that gates, decisions and the status API rest on.
+type Watcher struct {
+	self  topology.NodeName
+	reg   Registry
+	nodes Nodes
+	det   Detector
+	every time.Duration
+
+	etcdOK  atomic.Bool
+	mu      sync.Mutex
+	status  map[topology.NodeName]NodeStatus
+	silent  map[topology.NodeName]string
+	polling map[topology.NodeName]bool
+	wg      sync.WaitGroup
+}
+
+// NewWatcher returns a watcher that asks every interval (default 250 ms; more
+// often costs a request and a probe per member each time).
+func NewWatcher(self topology.NodeName, reg Registry, nodes Nodes, det Detector, every time.Duration) *Watcher {
+	if every == 0 {
+		every = 250 * time.Millisecond
+	}
+	return &Watcher{
+		self: self, reg: reg, nodes: nodes, det: det, every: every,
+		status: map[topology.NodeName]NodeStatus{}, silent: map[topology.NodeName]string{},
+		polling: map[topology.NodeName]bool{},
+	}
+}
+
+// Run polls until ctx ends.
+func (w *Watcher) Run(ctx context.Context) error {
+	defer w.wg.Wait()
+	tick := time.NewTicker(w.every)
+	defer tick.Stop()
+	w.wg.Add(1)
+	go w.watchEtcd(ctx)
+	for {
+		for _, m := range w.reg.Members() {
+			w.poll(ctx, m.Name)
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// watchEtcd learns whether the quorum answers, apart from the polls so that a
+// dead store never delays them.
+func (w *Watcher) watchEtcd(ctx context.Context) {
+	defer w.wg.Done()
+	tick := time.NewTicker(2 * w.every)
+	defer tick.Stop()
+	for {
+		rctx, cancel := context.WithTimeout(ctx, time.Second)
+		_, err := w.reg.Read(rctx)
+		cancel()
+		w.etcdOK.Store(err == nil)
+		select {
+		case <-ctx.Done():
+			return
+		case <-tick.C:
+		}
+	}
+}
+
+// poll asks one member, unless the last question to it is still open.
+func (w *Watcher) poll(ctx context.Context, name topology.NodeName) {
+	w.mu.Lock()
+	busy := w.polling[name]
+	w.polling[name] = true
+	w.mu.Unlock()
+	if busy {
+		return
+	}
+	w.wg.Add(1)
+	go func() {
+		defer w.wg.Done()
+		st, err := w.Ask(ctx, name)
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		w.polling[name] = false
+		if err != nil {
+			delete(w.status, name)
+			w.silent[name] = err.Error()
+			return
+		}
+		delete(w.silent, name)
+		w.status[name] = st
+	}()
+}
+
+// Ask asks one member now, bounded by a second.
+func (w *Watcher) Ask(ctx context.Context, name topology.NodeName) (NodeStatus, error) {
+	ctx, cancel := context.WithTimeout(ctx, time.Second)
+	defer cancel()
+	node, err := w.nodes.Node(name)
+	if err != nil {
+		return NodeStatus{}, err
+	}
+	return node.Status(ctx)
+}
+
+// View is the present view; it asks nobody.
+func (w *Watcher) View() View {
+	snap := w.reg.Snapshot()
+	v := View{
+		Self: w.self, State: snap.State, Leadership: w.reg.Leadership(),
+		EtcdReachable: w.etcdOK.Load(), Members: w.reg.Members(),
+	}
+	w.mu.Lock()
+	v.Nodes, v.Unreachable = maps.Clone(w.status), maps.Clone(w.silent)
+	w.mu.Unlock()
+	if p := snap.State.Primary; p != nil {
+		v.Primary = w.det.Judge(p.Node)
+	}
+	return v
+}
