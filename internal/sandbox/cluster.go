@@ -81,8 +81,10 @@ func (c Cluster) ReplicationPasswordFile() string {
 	return filepath.Join(c.dir, replicationPasswordFile)
 }
 
-// mark is the environment variable all processes of the sandbox carry.
-func (c Cluster) mark() string { return "INTERREX_SANDBOX=" + c.ID }
+// Mark is the environment variable, key=value, that all processes of the
+// sandbox carry. Down ends every process that has it, so whoever starts more
+// of them beside the sandbox's own gives it to them.
+func (c Cluster) Mark() string { return "INTERREX_SANDBOX=" + c.ID }
 
 // node finds a node by name; the error lists the names there are.
 func (c Cluster) node(name string) (Node, error) {

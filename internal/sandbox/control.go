@@ -76,7 +76,8 @@ func (c Cluster) Thaw(ctx context.Context, node string) error { return c.do(ctx,
 func (c Cluster) Start(ctx context.Context, node string) error { return c.do(ctx, cmdStart, node) }
 
 // Restart ends a node's server with SIGKILL, if it runs, and starts it. It
-// refuses one that was killed: that stays dead until Start. Agents use it.
+// refuses one that Kill ended: that stays dead until Start. It is for agents,
+// which end their own server where commits must not be answered.
 func (c Cluster) Restart(ctx context.Context, node string) error { return c.do(ctx, cmdRestart, node) }
 
 // StopAgent ends a node's agent with SIGKILL, until StartAgent.

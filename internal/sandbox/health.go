@@ -7,24 +7,31 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"os"
 	"strings"
 	"sync"
 	"time"
 )
 
-// awaitHealth asks every agent again and again until one of them has an open
-// primary and all others a following replica.
+// awaitHealth asks every agent again and again until all of them work, see the
+// same primary, and call the cluster healthy: the primary open, every replica
+// following and acknowledging.
 func (c Cluster) awaitHealth(ctx context.Context, o Options) error {
+	token, err := os.ReadFile(c.OperatorTokenFile())
+	if err != nil {
+		return fmt.Errorf("read operator token: %w", err)
+	}
+	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{}}
+	defer client.CloseIdleConnections()
+	ask := asker{client: client, token: strings.TrimSpace(string(token)), replicas: len(c.Nodes) - 1}
 	began := time.Now()
 	ctx, cancel := context.WithTimeoutCause(ctx, o.HealthLimit, errors.New("time is up"))
 	defer cancel()
 	ticker := time.NewTicker(100 * time.Millisecond)
 	defer ticker.Stop()
-	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{}}
-	defer client.CloseIdleConnections()
 	var seen sights // by the last look that was not cut short
 	for {
-		if look := c.look(ctx, client); ctx.Err() == nil || seen == nil {
+		if look := c.look(ctx, ask); ctx.Err() == nil || seen == nil {
 			seen = look
 		}
 		if primary := seen.primary(); primary != "" {
@@ -40,79 +47,109 @@ func (c Cluster) awaitHealth(ctx context.Context, o Options) error {
 	}
 }
 
-// sight is what one agent answered: its status codes, and its words where it
-// is not well.
+// sight is what one agent answered.
 type sight struct {
-	node                     string
-	health, primary, replica int
-	words                    string
+	node    string
+	answers bool
+	primary string // whom it sees as the primary of a healthy cluster
+	words   string // why it sees none
 }
 
 type sights []sight
 
-// primary is the name of the primary of a healthy cluster; empty for one that
-// is not.
+// primary is the name of the primary that every agent sees; empty if one does
+// not work, sees another or finds the cluster unhealthy.
 func (s sights) primary() string {
-	primary, replicas := "", 0
 	for _, one := range s {
-		switch {
-		case one.health != http.StatusOK:
+		if one.primary == "" || one.primary != s[0].primary {
 			return ""
-		case one.primary == http.StatusOK && primary == "":
-			primary = one.node
-		case one.replica == http.StatusOK:
-			replicas++
 		}
 	}
-	if replicas != len(s)-1 {
-		return ""
-	}
-	return primary
+	return s[0].primary
 }
 
 // look asks all agents at once.
-func (c Cluster) look(ctx context.Context, client *http.Client) sights {
+func (c Cluster) look(ctx context.Context, ask asker) sights {
 	seen := make(sights, len(c.Nodes))
 	var asked sync.WaitGroup
 	for i, n := range c.Nodes {
-		asked.Go(func() {
-			s := sight{node: n.Name}
-			var words [3]string
-			s.health, words[0] = get(ctx, client, n, "/health")
-			if s.health != 0 {
-				s.primary, words[1] = get(ctx, client, n, "/primary")
-				s.replica, words[2] = get(ctx, client, n, "/replica")
-			}
-			s.words = strings.Join(words[:], " ")
-			seen[i] = s
-		})
+		asked.Go(func() { seen[i] = ask.node(ctx, n) })
 	}
 	asked.Wait()
 	return seen
 }
 
-// get returns the status code, 0 for no answer, and what went wrong.
-func get(ctx context.Context, client *http.Client, n Node, path string) (int, string) {
+// asker asks agents.
+type asker struct {
+	client *http.Client
+	token  string
+	// replicas is how many there must be.
+	replicas int
+}
+
+func (a asker) node(ctx context.Context, n Node) sight {
+	s := sight{node: n.Name}
+	body, err := a.get(ctx, n, "/health")
+	s.answers = body != nil
+	if err != nil {
+		s.words = err.Error()
+		return s
+	}
+	body, err = a.get(ctx, n, "/api/v1/cluster")
+	if err != nil {
+		s.words = err.Error()
+		return s
+	}
+	var cluster struct {
+		Status  string   `json:"status"`
+		Reasons []string `json:"reasons"`
+		Primary *struct {
+			Node string `json:"node"`
+		} `json:"primary"`
+		Members []struct {
+			Role string `json:"role"`
+		} `json:"members"`
+	}
+	if err := json.Unmarshal(body, &cluster); err != nil {
+		s.words = err.Error()
+		return s
+	}
+	replicas := 0
+	for _, m := range cluster.Members {
+		if m.Role == "replica" {
+			replicas++
+		}
+	}
+	s.words = cluster.Status + ": " + strings.Join(cluster.Reasons, "; ")
+	// As many as there are: a member that has yet to register is no reason
+	// for the cluster to feel unwell.
+	if cluster.Status == "healthy" && cluster.Primary != nil && replicas == a.replicas {
+		s.primary = cluster.Primary.Node
+	}
+	return s
+}
+
+// get returns the body of an answer; with an error unless it is 200, and nil
+// if there was no answer.
+func (a asker) get(ctx context.Context, n Node, path string) ([]byte, error) {
 	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+Addr(n.Ports.API)+path, http.NoBody)
 	if err != nil {
-		return 0, err.Error()
+		return nil, fmt.Errorf("ask agent: %w", err)
 	}
-	response, err := client.Do(request)
+	request.Header.Set("Authorization", "Bearer "+a.token)
+	response, err := a.client.Do(request)
 	if err != nil {
-		return 0, err.Error()
+		return nil, fmt.Errorf("ask agent: %w", err)
 	}
 	defer response.Body.Close()
-	if response.StatusCode == http.StatusOK {
-		return response.StatusCode, ""
+	body, err := io.ReadAll(io.LimitReader(response.Body, 1<<20))
+	if err != nil {
+		return nil, fmt.Errorf("ask agent: %w", err)
 	}
-	body, _ := io.ReadAll(io.LimitReader(response.Body, 4096))
-	var problem struct {
-		Detail string `json:"detail"`
+	if response.StatusCode != http.StatusOK {
+		return body, fmt.Errorf("%s answers %d: %s", path, response.StatusCode, strings.TrimSpace(string(body)))
 	}
-	if json.Unmarshal(body, &problem) == nil && problem.Detail != "" {
-		return response.StatusCode, path + ": " + problem.Detail
-	}
-	return response.StatusCode, path + ": " + strings.TrimSpace(string(body))
+	return body, nil
 }
 
 // describe tells what was last seen, with the end of the log of agents that
@@ -120,8 +157,8 @@ func get(ctx context.Context, client *http.Client, n Node, path string) (int, st
 func (c Cluster) describe(ctx context.Context, seen sights) string {
 	var b strings.Builder
 	for i, s := range seen {
-		fmt.Fprintf(&b, "%s: health %d, primary %d, replica %d %s\n", s.node, s.health, s.primary, s.replica, s.words)
-		if s.health == 0 {
+		fmt.Fprintf(&b, "%s: %s\n", s.node, s.words)
+		if !s.answers {
 			fmt.Fprintf(&b, "%s\n", tail(c.Nodes[i].AgentLog()))
 		}
 	}

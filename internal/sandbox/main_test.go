@@ -34,7 +34,6 @@ func TestMain(m *testing.M) {
 // agentConfig is the configuration of the program in the agent's place.
 type agentConfig struct {
 	API     string
-	Primary bool
 	Healthy bool
 }
 
@@ -53,17 +52,15 @@ func beAgent(path string) {
 		panic(err)
 	}
 	mux := http.NewServeMux()
-	answer := func(path string, good bool) {
-		mux.HandleFunc(path, func(w http.ResponseWriter, _ *http.Request) {
-			if !good {
-				w.WriteHeader(http.StatusServiceUnavailable)
-				fmt.Fprint(w, `{"detail":"that is how this test wants it"}`)
-			}
-		})
-	}
-	answer("/health", config.Healthy)
-	answer("/primary", config.Primary)
-	answer("/replica", !config.Primary)
+	mux.HandleFunc("/health", func(w http.ResponseWriter, _ *http.Request) {
+		if !config.Healthy {
+			w.WriteHeader(http.StatusServiceUnavailable)
+			fmt.Fprint(w, "that is how this test wants it")
+		}
+	})
+	mux.HandleFunc("/api/v1/cluster", func(w http.ResponseWriter, _ *http.Request) {
+		fmt.Fprint(w, `{"status":"healthy","reasons":[],"primary":{"node":"db1"},"members":[{"role":"primary"},{"role":"replica"}]}`)
+	})
 	server := http.Server{Addr: config.API, Handler: mux, ReadHeaderTimeout: time.Second}
 	panic(server.ListenAndServe())
 }

@@ -111,7 +111,7 @@ func (s *supervisor) mysqlUnit(n Node) *unit {
 		defer cancel()
 		server, err := mysqld.Start(ctx, s.dist, mysqld.Spec{
 			Dir: n.Dir, Port: n.Ports.MySQL, AdminPort: n.Ports.MySQLAdmin, ServerID: n.ServerID,
-			Env: []string{s.cluster.mark()}, DieWithParent: true,
+			Env: []string{s.cluster.Mark()}, DieWithParent: true,
 		})
 		if err != nil {
 			return nil, err
@@ -128,7 +128,7 @@ func (s *supervisor) agentUnit(n Node) *unit {
 		p, err := process.Start(process.Spec{
 			Command: []string{s.program, "agent", "--config", n.AgentConfigFile()},
 			Dir:     n.Dir,
-			Env:     []string{s.cluster.mark()},
+			Env:     []string{s.cluster.Mark()},
 			LogFile: n.AgentLog(),
 			Group:   true, DieWithParent: true,
 		})

@@ -69,7 +69,7 @@ func (c Cluster) killIfMarked(pid int, environ string) bool {
 	if err != nil { // another user's, or gone
 		return false
 	}
-	if !slices.ContainsFunc(bytes.Split(text, []byte{0}), func(v []byte) bool { return string(v) == c.mark() }) {
+	if !slices.ContainsFunc(bytes.Split(text, []byte{0}), func(v []byte) bool { return string(v) == c.Mark() }) {
 		return false
 	}
 	return unix.PidfdSendSignal(fd, unix.SIGKILL, nil, 0) == nil

@@ -53,6 +53,7 @@ type unit struct {
 	began   time.Time
 	delay   time.Duration
 	restart <-chan time.Time
+	held    bool // killed on request: only start starts it again
 
 	mu     sync.Mutex
 	status UnitStatus
@@ -127,8 +128,8 @@ func (u *unit) handle(ctx context.Context, command string) error {
 		}
 		return u.launch(ctx)
 	case cmdRestart:
-		if state == Killed {
-			return fmt.Errorf("restart %s: it was killed and stays dead until it is started", u.name)
+		if u.held {
+			return fmt.Errorf("restart %s: it was killed on request and stays dead until it is started", u.name)
 		}
 		u.end()
 		return u.launch(ctx)
@@ -137,6 +138,7 @@ func (u *unit) handle(ctx context.Context, command string) error {
 			return fmt.Errorf("kill %s: it is %s", u.name, state)
 		}
 		u.end()
+		u.held = true
 		u.set(UnitStatus{State: Killed, Detail: "killed on request"})
 		return nil
 	case cmdFreeze:
@@ -156,7 +158,7 @@ func (u *unit) handle(ctx context.Context, command string) error {
 
 // launch starts the process. It must not be running.
 func (u *unit) launch(ctx context.Context) error {
-	u.restart = nil
+	u.restart, u.held = nil, false
 	u.set(UnitStatus{State: Starting})
 	u.began = time.Now()
 	proc, err := u.start(ctx)

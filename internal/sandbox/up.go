@@ -121,8 +121,8 @@ func newPlan(ctx context.Context, dir string, o Options) (Cluster, error) {
 	if nodes == 0 {
 		nodes = defaultNodes
 	}
-	if nodes < 1 || nodes > 9 {
-		return Cluster{}, fmt.Errorf("plan sandbox: %d nodes; it can have 1 to 9", nodes)
+	if nodes < 2 || nodes > 9 {
+		return Cluster{}, fmt.Errorf("plan sandbox: %d nodes; it can have 2 to 9", nodes)
 	}
 	err := error(nil)
 	if base == 0 {
@@ -238,7 +238,7 @@ func (c Cluster) bringUp(ctx context.Context, o Options) error {
 	supervisor, err := process.Start(process.Spec{
 		Command: []string{program, "sandbox", "supervise", "--dir", c.dir},
 		Dir:     c.dir,
-		Env:     []string{c.mark()},
+		Env:     []string{c.Mark()},
 		LogFile: c.supervisorLogPath(),
 	})
 	if err != nil {

@@ -1,0 +1,85 @@
+package main
+
+import (
+	"fmt"
+
+	"github.com/goccy/go-yaml"
+
+	"interrex/internal/config"
+	"interrex/internal/sandbox"
+)
+
+// section is a part of a configuration file, in the order it is written.
+type section = yaml.MapSlice
+
+// sandboxAgentConfig is the configuration of one agent of a sandbox: what
+// differs from the defaults, and nothing else. Routes is the routes section;
+// empty for the default.
+func sandboxAgentConfig(s sandbox.AgentSettings, routes section) ([]byte, error) {
+	c, n := s.Cluster, s.Node
+	file := section{
+		{Key: "cluster", Value: section{{Key: "name", Value: c.Name}, {Key: "members", Value: sandboxMembers(c)}}},
+		{Key: "node", Value: section{{Key: "name", Value: n.Name}, {Key: "data_dir", Value: n.AgentDataDir()}}},
+		{Key: "listeners", Value: section{
+			{Key: "api", Value: sandbox.Addr(n.Ports.API)},
+			{Key: "gossip", Value: sandbox.Addr(n.Ports.Gossip)},
+			{Key: "rw", Value: sandbox.Addr(n.Ports.RW)},
+			{Key: "ro", Value: sandbox.Addr(n.Ports.RO)},
+			{Key: "etcd_client", Value: sandbox.Addr(n.Ports.EtcdClient)},
+			{Key: "etcd_peer", Value: sandbox.Addr(n.Ports.EtcdPeer)},
+		}},
+		{Key: "mysql", Value: section{
+			{Key: "socket", Value: n.Socket},
+			{Key: "password_file", Value: c.ControllerPasswordFile()},
+			{Key: "replication_password_file", Value: c.ReplicationPasswordFile()},
+			{Key: "mysqlbinlog", Value: s.Mysqlbinlog},
+			{Key: "start_command", Value: s.Restart},
+		}},
+		{Key: "gossip", Value: section{{Key: "key_file", Value: c.GossipKeyFile()}}},
+		{Key: "security", Value: section{
+			{Key: "operator_token_file", Value: c.OperatorTokenFile()},
+			{Key: "member_token_file", Value: c.MemberTokenFile()},
+		}},
+		{Key: "drills", Value: string(config.DrillsEnabled)},
+	}
+	if len(routes) > 0 {
+		file = append(file, yaml.MapItem{Key: "routes", Value: routes})
+	}
+	text, err := yaml.Marshal(file)
+	if err != nil {
+		return nil, fmt.Errorf("write agent configuration: %w", err)
+	}
+	if _, err := config.Parse(n.AgentConfigFile(), text); err != nil {
+		return nil, fmt.Errorf("check agent configuration: %w", err)
+	}
+	return text, nil
+}
+
+// sandboxMembers are the members as every agent is told of them.
+func sandboxMembers(c sandbox.Cluster) []section {
+	var members []section
+	for i, n := range c.Nodes {
+		members = append(members, section{
+			{Key: "name", Value: n.Name},
+			{Key: "host", Value: "127.0.0.1"},
+			{Key: "ports", Value: section{
+				{Key: "api", Value: n.Ports.API},
+				{Key: "gossip", Value: n.Ports.Gossip},
+				{Key: "etcd_client", Value: n.Ports.EtcdClient},
+				{Key: "etcd_peer", Value: n.Ports.EtcdPeer},
+				{Key: "rw", Value: n.Ports.RW},
+				{Key: "ro", Value: n.Ports.RO},
+			}},
+			{Key: "mysql", Value: sandbox.Addr(n.Ports.MySQL)},
+			{Key: "mysql_admin", Value: sandbox.Addr(n.Ports.MySQLAdmin)},
+			{Key: "voter", Value: i < sandboxVoters(len(c.Nodes))},
+		})
+	}
+	return members
+}
+
+// sandboxVoters is how many of n members vote: an odd number, at most five.
+func sandboxVoters(n int) int {
+	voters := min(n, 5)
+	return voters - (1 - voters%2)
+}
