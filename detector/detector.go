@@ -225,6 +225,10 @@ func (d *Detector) Heard(member topology.NodeName) time.Duration {
 	return d.store.heard(member, time.Now())
 }
 
+// Dropped is how many messages were dropped since the start because a bounded
+// queue was full.
+func (d *Detector) Dropped() uint64 { return d.gossip.dropped.Load() }
+
 // Windows returns the windows in use.
 func (d *Detector) Windows() Windows { return d.w }
 

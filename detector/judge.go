@@ -94,7 +94,7 @@ func judgeMember(now time.Time, w Windows, registered []topology.NodeName, membe
 			v = voteFrom(ev)
 			switch {
 			case ev.Age > w.Freshness:
-				v = silent(v)
+				v = silent(observer, ev)
 			case ev.Kind.Good():
 				v.For = true
 			case ev.Slow:
@@ -160,10 +160,16 @@ func castVote(now time.Time, w Windows, observer, subject topology.NodeName, t t
 		v.Against = true
 		return v
 	}
-	probe, hasProbe := t.find(now, observer, groupProbe)
-	fresh := hasProbe && probe.Age <= w.Freshness
-	if fresh && !probe.Kind.Bad() {
-		if waiting, ok := t.find(now, observer, groupPending); ok && exited && waiting.Age <= w.Freshness && waiting.Round > probe.Round {
+	recent := func(g group) (Evidence, bool) {
+		ev, ok := t.find(now, observer, g)
+		return ev, ok && ev.Age <= w.Freshness
+	}
+	probe, answered := recent(groupProbe)
+	waiting, waits := recent(groupPending)
+	// A probe that waits speaks only beside an exit, and only until it ends.
+	waits = waits && exited && (!answered || waiting.Round > probe.Round)
+	if answered && !probe.Kind.Bad() {
+		if waits {
 			return accuse(w, waiting, exited)
 		}
 		v := voteFrom(probe)
@@ -171,28 +177,22 @@ func castVote(now time.Time, w Windows, observer, subject topology.NodeName, t t
 		return v
 	}
 	var votes []Vote
-	if fresh {
+	if answered {
 		votes = append(votes, accuse(w, probe, exited))
 	}
-	if waiting, ok := t.find(now, observer, groupPending); ok && exited && waiting.Age <= w.Freshness {
+	if waits {
 		votes = append(votes, accuse(w, waiting, exited))
 	}
-	if receiver, ok := t.find(now, observer, groupReceiver); ok && receiver.Age <= w.Freshness && receiver.Kind.Bad() {
+	if receiver, ok := recent(groupReceiver); ok && receiver.Kind.Bad() {
 		votes = append(votes, accuse(w, receiver, exited))
 	}
-	for _, v := range votes {
-		if v.Against {
-			return v
-		}
+	if i := slices.IndexFunc(votes, func(v Vote) bool { return v.Against }); i >= 0 {
+		return votes[i]
 	}
-	switch {
-	case len(votes) > 0:
+	if len(votes) > 0 {
 		return votes[0]
-	case hasProbe:
-		return silent(voteFrom(probe))
-	default:
-		return Vote{Observer: observer}
 	}
+	return silent(observer, probe)
 }
 
 // standingExit returns the own agent's fresh word that the process exited,
@@ -233,8 +233,10 @@ func voteFrom(ev Evidence) Vote {
 	return Vote{Observer: ev.Observer, Kind: ev.Kind, Age: ev.Age, Detail: ev.Detail, standing: ev.Since}
 }
 
-// silent keeps of a stale vote only how old it is: silence is not a vote.
-func silent(v Vote) Vote { return Vote{Observer: v.Observer, Age: v.Age} }
+// silent keeps of stale evidence only how old it is: silence is not a vote.
+func silent(observer topology.NodeName, stale Evidence) Vote {
+	return Vote{Observer: observer, Age: stale.Age}
+}
 
 func lastGood(now time.Time, t table) time.Duration {
 	last := time.Duration(-1)
@@ -250,12 +252,8 @@ func lastGood(now time.Time, t table) time.Duration {
 	return last
 }
 
-// severity orders kinds for ties: what says most about the instance first.
-var severity = [...]Kind{ProcessExited, Refused, ConnectionBroken, QueryTimedOut, ConnectTimedOut, Unanswered,
-	ReceiverLost, MemberGone, MemberLeft, Saturated, Alive, Closed}
-
 // dominant is the kind that most of the chosen votes have; the own agent's
-// process_exited always.
+// process_exited always. Of equals, what says most about the instance.
 func dominant(votes []Vote, chosen func(Vote) bool) Kind {
 	count := map[Kind]int{}
 	for _, v := range votes {
@@ -267,7 +265,8 @@ func dominant(votes []Vote, chosen func(Vote) bool) Kind {
 		return ProcessExited
 	}
 	var best Kind
-	for _, k := range severity {
+	for _, k := range []Kind{Refused, ConnectionBroken, QueryTimedOut, ConnectTimedOut, Unanswered,
+		ReceiverLost, MemberGone, MemberLeft, Saturated, Alive, Closed} {
 		if count[k] > count[best] {
 			best = k
 		}

@@ -134,7 +134,7 @@ func encodeEvidence(head envelope, items []wireItem) ([][]byte, error) {
 func decodeEvidence(body []byte) (envelope, error) {
 	var env envelope
 	if err := json.Unmarshal(body, &env); err != nil {
-		return envelope{}, fmt.Errorf("decode evidence: %w: %v", errMalformed, err)
+		return envelope{}, fmt.Errorf("decode evidence: %w: %w", errMalformed, err)
 	}
 	if !validName(env.From) || env.Clock < 0 || len(env.Items) > maxPerEnvelope {
 		return envelope{}, fmt.Errorf("decode evidence: %w", errMalformed)
@@ -168,7 +168,7 @@ func encodeMessage(m wireApp) ([]byte, error) {
 func decodeMessage(body []byte) (wireApp, error) {
 	var m wireApp
 	if err := json.Unmarshal(body, &m); err != nil {
-		return wireApp{}, fmt.Errorf("decode message: %w: %v", errMalformed, err)
+		return wireApp{}, fmt.Errorf("decode message: %w: %w", errMalformed, err)
 	}
 	if !validName(m.From) || len(m.Payload) > MaxMessageBytes || len(m.Kind) > maxName {
 		return wireApp{}, fmt.Errorf("decode message: %w", errMalformed)
