@@ -16,9 +16,12 @@ const clientThreads = `FROM performance_schema.threads AS t WHERE t.type = 'FORE
 	AND t.processlist_command NOT IN ('Daemon', 'Binlog Dump', 'Binlog Dump GTID')`
 
 const (
-	selectClients      = "SELECT t.processlist_id " + clientThreads
-	selectDumps        = "SELECT t.processlist_id FROM performance_schema.threads AS t WHERE t.processlist_command LIKE 'Binlog Dump%'"
-	selectTransactions = selectClients + " AND t.processlist_id IN (SELECT trx_mysql_thread_id FROM information_schema.innodb_trx)"
+	selectClients = "SELECT t.processlist_id " + clientThreads
+	selectDumps   = "SELECT t.processlist_id FROM performance_schema.threads AS t WHERE t.processlist_command LIKE 'Binlog Dump%'"
+	// Not information_schema.innodb_trx: that is not brought up to date while
+	// it is read more often than every 100 ms.
+	selectTransactions = selectClients + ` AND t.thread_id IN
+		(SELECT thread_id FROM performance_schema.events_transactions_current WHERE state = 'ACTIVE' AND access_mode = 'READ WRITE')`
 )
 
 // CloseWrites closes an open instance for a switchover and returns what it has

@@ -76,7 +76,7 @@ func (i *Instance) follow(ctx context.Context, spec FollowSpec) error {
 		if err := i.keepRelayLog(ctx); err != nil {
 			return err
 		}
-		if err := i.point(ctx, spec); err != nil {
+		if err := i.point(ctx, spec, current.autoPosition); err != nil {
 			return err
 		}
 	}
@@ -121,11 +121,14 @@ func (i *Instance) disarm(ctx context.Context) error {
 }
 
 // waitingCommits counts the sessions whose commit waits for an
-// acknowledgement, by the plugin's own count and by the sessions' states.
+// acknowledgement, by the plugin's own count and by the sessions' states (the
+// plugin's own thread, which has no session, is in that state all the time).
+// Commits that are one group are one, and none is only when there is none.
 func (i *Instance) waitingCommits(ctx context.Context) (int, error) {
 	var waiting int
 	err := i.command.QueryRowContext(ctx, `SELECT GREATEST(
-		(SELECT COUNT(*) FROM performance_schema.threads WHERE processlist_state LIKE 'Waiting for semi-sync ACK%'),
+		(SELECT COUNT(*) FROM performance_schema.threads
+			WHERE processlist_state LIKE 'Waiting for semi-sync ACK%' AND processlist_id IS NOT NULL),
 		COALESCE((SELECT variable_value + 0 FROM performance_schema.global_status
 			WHERE variable_name = 'Rpl_semi_sync_source_wait_sessions'), 0))`).Scan(&waiting)
 	if err != nil {
@@ -180,10 +183,14 @@ func (i *Instance) keepRelayLog(ctx context.Context) error {
 	return nil
 }
 
-// point changes the source; the receiver is stopped, the applier may run.
-func (i *Instance) point(ctx context.Context, spec FollowSpec) error {
+// point changes the source; the receiver is stopped, the applier may run, for
+// which automatic positions must be on already: naming them again is refused.
+func (i *Instance) point(ctx context.Context, spec FollowSpec, autoPosition bool) error {
 	statement := `CHANGE REPLICATION SOURCE TO SOURCE_HOST = ?, SOURCE_PORT = ?, SOURCE_USER = ?, SOURCE_PASSWORD = ?,
-		SOURCE_AUTO_POSITION = 1, SOURCE_CONNECT_RETRY = 1, SOURCE_RETRY_COUNT = ?, SOURCE_HEARTBEAT_PERIOD = ?, `
+		SOURCE_CONNECT_RETRY = 1, SOURCE_RETRY_COUNT = ?, SOURCE_HEARTBEAT_PERIOD = ?, `
+	if !autoPosition {
+		statement += "SOURCE_AUTO_POSITION = 1, "
+	}
 	if i.cfg.TLS != nil {
 		statement += "SOURCE_SSL = 1"
 	} else {

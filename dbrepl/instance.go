@@ -182,7 +182,8 @@ func (i *Instance) order(ctx context.Context, statement string, args ...any) err
 
 // endThread kills a server thread and returns when it is seen gone, within
 // QueryTimeout and a connect. It has its own time: it is called when the
-// caller's has run out.
+// caller's has run out. A thread that waits for an acknowledgement stays: its
+// client is told of an error, its commit goes on waiting.
 func (i *Instance) endThread(thread uint64) error {
 	ctx, cancel := context.WithTimeout(context.Background(), i.cfg.ConnectTimeout+i.cfg.QueryTimeout)
 	defer cancel()
@@ -195,8 +196,12 @@ func (i *Instance) endThread(thread uint64) error {
 		return err
 	}
 	return poll(ctx, func() (bool, error) {
-		var left int
-		err := conn.QueryRowContext(ctx, "SELECT COUNT(*) FROM performance_schema.threads WHERE PROCESSLIST_ID = ?", thread).Scan(&left)
+		var left, commits int
+		err := conn.QueryRowContext(ctx, `SELECT COUNT(*), COALESCE(SUM(processlist_state LIKE 'Waiting for semi-sync ACK%'), 0)
+			FROM performance_schema.threads WHERE processlist_id = ?`, thread).Scan(&left, &commits)
+		if err == nil && commits > 0 {
+			err = ErrCommitsWaiting
+		}
 		return left == 0, err
 	})
 }

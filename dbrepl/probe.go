@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"regexp"
 	"strconv"
 	"time"
 
@@ -64,9 +65,10 @@ func (i *Instance) read(ctx context.Context, q querier) (Status, error) {
 func (i *Instance) readVariables(ctx context.Context, q querier, f features, s *Status) error {
 	ctx, cancel := context.WithTimeout(ctx, i.cfg.QueryTimeout)
 	defer cancel()
-	query := "SELECT @@global.server_uuid, @@global.version, @@global.gtid_executed, @@global.read_only, @@global.super_read_only"
-	var executed string
-	targets := []any{&s.ServerUUID, &s.Version, &executed, &s.ReadOnly, &s.SuperReadOnly}
+	// From left to right: what leaves gtid_owned is in gtid_executed by then.
+	query := "SELECT @@global.gtid_owned, @@global.gtid_executed, @@global.server_uuid, @@global.version, @@global.read_only, @@global.super_read_only"
+	var owned, executed string
+	targets := []any{&owned, &executed, &s.ServerUUID, &s.Version, &s.ReadOnly, &s.SuperReadOnly}
 	if f.source {
 		query += `, @@global.rpl_semi_sync_source_enabled, @@global.rpl_semi_sync_source_wait_for_replica_count,
 			@@global.rpl_semi_sync_source_timeout, @@global.rpl_semi_sync_source_wait_no_replica, @@global.rpl_semi_sync_source_wait_point`
@@ -81,11 +83,18 @@ func (i *Instance) readVariables(ctx context.Context, q querier, f features, s *
 		return err
 	}
 	var err error
+	if s.Committing, err = gtid.Parse(owner.ReplaceAllString(owned, "")); err != nil {
+		return err
+	}
 	if s.Executed, err = gtid.Parse(executed); err != nil {
 		return err
 	}
+	s.Committing = s.Committing.Minus(s.Executed)
 	return checkVersion(s.Version)
 }
+
+// owner is the thread that the server names behind each GTID in gtid_owned.
+var owner = regexp.MustCompile(`#\d+`)
 
 // stateQuery asks for all that is in the performance schema, as one row.
 // The time since the last sign of the source is by the server's own clock.
@@ -158,7 +167,9 @@ func (i *Instance) readApplier(ctx context.Context, q querier, s *SourceStatus) 
 	defer cancel()
 	var workers, coordinator sql.NullString
 	var lag sql.NullFloat64
-	err := q.QueryRowContext(ctx, `SELECT MAX(IF(last_error_number <> 0, last_error_message, NULL)),
+	// 3030 is of a worker that stopped because another one failed.
+	err := q.QueryRowContext(ctx, `SELECT COALESCE(MAX(IF(last_error_number NOT IN (0, 3030), last_error_message, NULL)),
+			MAX(IF(last_error_number = 3030, last_error_message, NULL))),
 		(SELECT MAX(IF(last_error_number <> 0, last_error_message, NULL))
 			FROM performance_schema.replication_applier_status_by_coordinator WHERE channel_name = ''),
 		1000000 * (UNIX_TIMESTAMP(NOW(6)) - COALESCE(
