@@ -77,6 +77,7 @@ func (b *boundedBuffer) Write(p []byte) (int, error) {
 type master struct {
 	pid     int
 	process *os.Process
+	titled  bool // its processes show what they are; see untitled.go
 }
 
 // findMaster finds the master by nginx's pid file. A pid that belongs to
@@ -97,11 +98,12 @@ func findMaster(pidFile string) (master, error) {
 	if err != nil {
 		return master{}, fmt.Errorf("%w: process %d: %w", ErrNotRunning, pid, err)
 	}
-	if !strings.Contains(commandLine(pid), "nginx: master process") {
+	titled := strings.Contains(commandLine(pid), "nginx: master process")
+	if !titled && !mapsNginx(pid) {
 		return master{}, errors.Join(
 			fmt.Errorf("%w: process %d of %s is no nginx master", ErrNotRunning, pid, pidFile), process.Release())
 	}
-	return master{pid: pid, process: process}, nil
+	return master{pid: pid, process: process, titled: titled}, nil
 }
 
 func commandLine(pid int) string {
@@ -121,10 +123,19 @@ type worker struct {
 // workers are the master's worker processes that take connections, those that
 // are shutting down left out.
 func (m master) workers() []worker {
+	isWorker := func(pid int) bool {
+		line := commandLine(pid)
+		return strings.Contains(line, "nginx: worker process") && !strings.Contains(line, "shutting down")
+	}
+	if !m.titled {
+		sockets := listening(m.pid)
+		isWorker = func(pid int) bool {
+			return slices.ContainsFunc(openFiles(pid), func(name string) bool { return sockets[name] })
+		}
+	}
 	var found []worker
 	for _, pid := range m.children() {
-		line := commandLine(pid)
-		if !strings.Contains(line, "nginx: worker process") || strings.Contains(line, "shutting down") {
+		if !isWorker(pid) {
 			continue
 		}
 		if fields := statFields(pid); len(fields) > statStart {
