@@ -17,9 +17,9 @@ BUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldfl
 
 # The deployment files are run through the real supervisord and systemd-analyze
 # where these are installed; .ci/run installs them.
+comma  := ,
 DEPLOY := $(and $(shell command -v supervisord),$(shell command -v systemd-analyze))
 TEST_TAGS := $(TAGS)$(if $(DEPLOY),$(comma)deploy)
-comma := ,
 
 # Packages at a time: those with real servers are heavy.
 TEST_P ?= 2
