@@ -2,7 +2,9 @@ package election
 
 import (
 	"context"
+	"errors"
 	"fmt"
+	"io"
 	"sync"
 	"time"
 
@@ -13,18 +15,32 @@ import (
 	"google.golang.org/grpc/backoff"
 )
 
+// loginLimit bounds checking the password, which etcd makes slow on purpose.
+const loginLimit = 5 * time.Second
+
 // endpoint is one etcd member with a connection of its own.
 type endpoint struct {
 	address string
 	failed  time.Time // zero while it answers; guarded by pool.mu
 
 	mu     sync.Mutex
-	client *clientv3.Client // nil until first used
+	client *connection // nil until first used
+}
+
+// connection is etcd's client for one endpoint, with one stream for lease
+// renewals that is opened when first needed.
+type connection struct {
+	*clientv3.Client
+
+	ctx      context.Context // of the stream
+	renewing chan struct{}   // holds one token: one renewal at a time
+	stream   pb.Lease_LeaseKeepAliveClient
+	cancel   context.CancelFunc // of stream
 }
 
 // dial returns the endpoint's client. Without a user name it never waits; with
-// one it may wait CallTimeout for the first token.
-func (e *endpoint) dial(p *pool) (*clientv3.Client, error) {
+// one it may wait loginLimit for the first token.
+func (e *endpoint) dial(p *pool) (*connection, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.client != nil {
@@ -33,7 +49,7 @@ func (e *endpoint) dial(p *pool) (*clientv3.Client, error) {
 	client, err := clientv3.New(clientv3.Config{
 		Context:     p.ctx,
 		Endpoints:   []string{e.address},
-		DialTimeout: p.cfg.CallTimeout,
+		DialTimeout: loginLimit,
 		// gRPC raises anything lower to 10 s. With it, gRPC also bounds
 		// unacknowledged data (TCP_USER_TIMEOUT) to the second value.
 		DialKeepAliveTime:    10 * time.Second,
@@ -57,8 +73,8 @@ func (e *endpoint) dial(p *pool) (*clientv3.Client, error) {
 	if err != nil {
 		return nil, fmt.Errorf("connect: %w", err)
 	}
-	e.client = client
-	return client, nil
+	e.client = &connection{Client: client, ctx: p.ctx, renewing: make(chan struct{}, 1)}
+	return e.client, nil
 }
 
 func (e *endpoint) close() {
@@ -80,25 +96,57 @@ func failFastStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientC
 	return streamer(ctx, desc, cc, method, append(opts, grpc.WaitForReady(false))...)
 }
 
-// keepAlive renews a lease once and returns its time to live.
-// clientv3.KeepAliveOnce does the same but spins without a pause on an endpoint
-// that refuses connections.
-func keepAlive(ctx context.Context, client *clientv3.Client, id clientv3.LeaseID) (time.Duration, error) {
-	ctx, cancel := context.WithCancel(ctx) // ends the stream
-	defer cancel()
-	stream, err := pb.NewLeaseClient(client.ActiveConnection()).LeaseKeepAlive(ctx)
-	if err != nil {
-		return 0, err
+// keepAlive renews a lease once and returns its time to live. The stream is
+// kept for the next time, as opening one costs a login where there is a
+// password. clientv3.KeepAliveOnce opens one each time, and spins without a
+// pause on an endpoint that refuses connections.
+func (c *connection) keepAlive(ctx context.Context, id clientv3.LeaseID) (time.Duration, error) {
+	select {
+	case c.renewing <- struct{}{}:
+		defer func() { <-c.renewing }()
+	case <-ctx.Done():
+		return 0, ctx.Err()
 	}
-	if err := stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(id)}); err != nil {
-		return 0, err
+	if c.stream == nil {
+		if err := c.openStream(); err != nil {
+			return 0, rpctypes.Error(err)
+		}
+		if ctx.Err() != nil {
+			return 0, ctx.Err() // too late for this call; the next one has the stream
+		}
 	}
-	answer, err := stream.Recv()
-	if err != nil {
+	interrupt := context.AfterFunc(ctx, c.cancel)
+	answer, err := exchange(c.stream, id)
+	if !interrupt() || err != nil {
+		// An answer that is still to come must not be taken for the next one.
+		c.cancel()
+		c.stream = nil
+	}
+	switch {
+	case err != nil:
 		return 0, rpctypes.Error(err)
-	}
-	if answer.TTL <= 0 {
+	case answer.TTL <= 0:
 		return 0, rpctypes.ErrLeaseNotFound
 	}
 	return time.Duration(answer.TTL) * time.Second, nil
+}
+
+func (c *connection) openStream() error {
+	ctx, cancel := context.WithCancel(c.ctx)
+	late := time.AfterFunc(loginLimit, cancel)
+	stream, err := pb.NewLeaseClient(c.ActiveConnection()).LeaseKeepAlive(ctx)
+	if err != nil || !late.Stop() {
+		cancel()
+		return errors.Join(err, ctx.Err())
+	}
+	c.stream, c.cancel = stream, cancel
+	return nil
+}
+
+func exchange(stream pb.Lease_LeaseKeepAliveClient, id clientv3.LeaseID) (*pb.LeaseKeepAliveResponse, error) {
+	// A broken stream makes Send return io.EOF and Recv the reason.
+	if err := stream.Send(&pb.LeaseKeepAliveRequest{ID: int64(id)}); err != nil && !errors.Is(err, io.EOF) {
+		return nil, err
+	}
+	return stream.Recv()
 }

@@ -19,7 +19,7 @@ import (
 func TestMain(m *testing.M) { etcdtest.Main(m) }
 
 // limit is for states that come within milliseconds on an idle machine.
-const limit = 30 * time.Second
+const limit = 60 * time.Second
 
 // eventually waits for a state and prints the last one seen if it never comes.
 func eventually(t *testing.T, what string, state func() (any, bool)) {

@@ -106,7 +106,7 @@ func (c *Client) commit(ctx context.Context, w write) (int64, error) {
 	defer cancel()
 	var unsettled error
 	for {
-		answer, err := call(ctx, c.pool, func(ctx context.Context, client *clientv3.Client) (*clientv3.TxnResponse, error) {
+		answer, err := call(ctx, c.pool, func(ctx context.Context, client *connection) (*clientv3.TxnResponse, error) {
 			return client.Txn(ctx).If(
 				clientv3.Compare(clientv3.ModRevision(c.keys.state), "=", w.base),
 				clientv3.Compare(clientv3.ModRevision(c.keys.leader), "=", w.lead),

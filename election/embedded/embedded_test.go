@@ -101,13 +101,13 @@ func TestThreeMembersForm(t *testing.T) {
 	t.Logf("first write after %v, all three ready after %v", first.Round(time.Millisecond), time.Since(begun).Round(time.Millisecond))
 
 	value := strings.Repeat("x", 4096)
-	for range 3000 {
+	for range 2000 {
 		_, err := client.Put(t.Context(), "k", value)
 		require.NoError(t, err)
 	}
 	for _, m := range c.Members {
 		rss := residentMiB(t, m.PID())
-		t.Logf("%s: %d MiB resident after 3,000 writes of 4 KiB", m.Config.Name, rss)
+		t.Logf("%s: %d MiB resident after 2,000 writes of 4 KiB", m.Config.Name, rss)
 		if !raceEnabled {
 			require.Less(t, rss, 90)
 		}

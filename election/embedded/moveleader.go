@@ -14,10 +14,10 @@ import (
 )
 
 // askLimit bounds what one member may take to tell its state.
-const askLimit = 500 * time.Millisecond
+const askLimit = 2 * time.Second
 
 // moveLimit bounds the move itself.
-const moveLimit = 2 * time.Second
+const moveLimit = 5 * time.Second
 
 // MoveLeaderAway moves etcd's own leadership off the member named from, to the
 // voter whose log is longest; it does nothing if another member leads. A node
