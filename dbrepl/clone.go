@@ -70,11 +70,15 @@ func (i *Instance) clone(ctx context.Context, address, user, password string, pr
 		defer close(watched)
 		i.watchClone(watching, progress)
 	}()
-	err = i.order(ctx, statement, user, host, password)
+	// The server refuses to be cloned while super_read_only is ON. read_only
+	// stays ON, and the restarted server is closed again.
+	if err = i.order(ctx, "SET GLOBAL super_read_only = OFF, GLOBAL read_only = ON"); err == nil {
+		err = i.order(ctx, statement, user, host, password)
+	}
 	stop()
 	<-watched
 	if err != nil && (refusedByServer(err) && !isServerError(err, errRestartFailed) || ctx.Err() != nil) {
-		return err
+		return errors.Join(err, i.reopen(ctx, true, true))
 	}
 	i.log.Info("clone has ended, server restarts", zap.NamedError("answer", err))
 	return i.awaitClone(ctx, before.BootID, err)

@@ -66,7 +66,7 @@ func (i *Instance) closeWrites(ctx context.Context, drain, limit time.Duration) 
 	return gtid.Set{}, killed, err
 }
 
-// reopen brings back what CloseWrites found, also when ctx has ended: a
+// reopen brings back what was found before, also when ctx has ended: a
 // primary must not be left half closed.
 func (i *Instance) reopen(ctx context.Context, readOnly, superReadOnly bool) error {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), i.cfg.ConnectTimeout+i.cfg.QueryTimeout)

@@ -170,7 +170,12 @@ func rejoin(t *testing.T, c *cluster, before gtid.Set) {
 		cloned <- c.a.Clone(ctx, c.b.server.Addr, accounts.Clone.User, accounts.Clone.Password,
 			func(p dbrepl.CloneProgress) { stages = append(stages, p) })
 	}()
-	code, err := c.a.server.Wait(ctx) // as a supervisor
+	select { // as a supervisor
+	case <-c.a.server.Done():
+	case err := <-cloned:
+		t.Fatalf("clone ended before the server did: %v", err)
+	}
+	code, err := c.a.server.Wait(ctx)
 	require.NoError(t, err)
 	require.Equal(t, 16, code)
 	c.a.restart(c.t)
