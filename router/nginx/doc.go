@@ -35,7 +35,8 @@
 // Files beside the configuration, all with a leading dot so that an
 // "include dir/*" passes them by: .NAME.interrex-previous (the file as it was
 // before the last change), .NAME.interrex-lock, and for as long as a change is
-// under way .NAME.interrex-new and .NAME.interrex-pending.
+// under way .NAME.interrex-new and .NAME.interrex-pending. A script that edits
+// the file can keep the agent out meanwhile with flock(1) on the lock.
 //
 // Start reading at Rewriter.Run, then Rewriter.apply; choose (choose.go) says
 // what belongs in a block, edit (edit.go) what becomes of its lines.

@@ -143,26 +143,15 @@ func TestRefusedByNginx(t *testing.T) {
 
 			sound := n.read(cfg.File)
 			broken := strings.Replace(sound, "upstream db", "bogus on;\nupstream db", 1)
-			n.write(cfg.File, broken)
+			alone(t, cfg.File, func() { n.write(cfg.File, broken) })
 			obey(t, table, opened(2, b))
 			failed(t, r, `unknown directive "bogus"`)
 			require.Equal(t, topology.Epoch(1), r.Status().Epoch)
 			require.Equal(t, topology.Epoch(2), r.Status().Wanted)
 			require.Equal(t, a, says(t, rw))
-			n.write(n.file, n.read(n.file)) // still writable, still there
-			eventually(t, func() string {   // between two tries
-				if n.read(cfg.File) != broken {
-					return "the person's text is not there:\n" + n.read(cfg.File)
-				}
-				return ""
-			})
-
-			eventually(t, func() string { // may lose against a try that is under way
+			alone(t, cfg.File, func() {
+				require.Equal(t, broken, n.read(cfg.File))
 				n.write(cfg.File, sound)
-				if s := r.Status(); s.Error != "" {
-					return fmt.Sprintf("status %+v", s)
-				}
-				return ""
 			})
 			applied(t, r, 2)
 			eventually(t, func() string {
@@ -178,6 +167,18 @@ func TestRefusedByNginx(t *testing.T) {
 			}
 		})
 	}
+}
+
+// alone does something to the file while no agent does, as a person's script
+// would with flock(1).
+func alone(t *testing.T, file string, do func()) {
+	t.Helper()
+	target, err := findTarget(file)
+	require.NoError(t, err)
+	release, err := target.acquire(t.Context(), patience)
+	require.NoError(t, err)
+	defer release()
+	do()
 }
 
 // TestOwnedBlockGone: an upstream block that vanished, or a file that cannot be
