@@ -11,6 +11,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
 	"strings"
 	"sync"
 	"syscall"
@@ -22,6 +23,7 @@ import (
 	"go.uber.org/zap/zaptest"
 
 	"interrex/internal/sandbox/fetch"
+	sandbox "interrex/internal/sandbox/nginx"
 	"interrex/internal/topology"
 	"interrex/router"
 )
@@ -31,34 +33,45 @@ const patience = 30 * time.Second
 
 // realNginx is a real nginx in a temporary folder.
 type realNginx struct {
-	t       *testing.T
+	t       testing.TB
 	command []string // runs nginx with this folder's configuration
 	file    string   // the main configuration
 	pidFile string
-	errors  string // nginx's error log
 	cmd     *exec.Cmd
 }
 
-// newNginx prepares an nginx that is not yet running. body is the configuration
-// after the usual beginning; @DIR@ in it is the folder.
-func newNginx(t *testing.T, body string) *realNginx {
+// newNginx prepares an nginx that is not yet running: the installed one, else
+// one from the distribution's packages. body is the configuration after the
+// usual beginning; @HTTP@ in it is what an http block begins with.
+func newNginx(t testing.TB, body string) *realNginx {
 	t.Helper()
-	tree, err := fetch.Nginx(t.Context(), fetch.Quiet{})
+	dist, err := sandbox.Find(t.Context(), fetch.NewProgress(os.Stderr))
 	require.NoError(t, err)
 	dir := t.TempDir()
-	n := &realNginx{t: t, file: filepath.Join(dir, "nginx.conf"), pidFile: filepath.Join(dir, "nginx.pid"), errors: filepath.Join(dir, "error.log")}
-	n.command = append(tree.Command("usr/sbin/nginx"), "-p", dir, "-c", n.file)
-	module := filepath.Join(tree.Root, "usr/lib/nginx/modules/ngx_stream_module.so")
-	head := "load_module " + module + ";\ndaemon off;\nworker_processes 2;\npid @DIR@/nginx.pid;\nerror_log @DIR@/error.log notice;\nevents { worker_connections 256; }\n"
-	if os.Getuid() == 0 {
-		head = "user root;\n" + head
-	}
-	n.write(n.file, strings.ReplaceAll(head+body, "@DIR@", dir))
+	n := &realNginx{t: t, file: filepath.Join(dir, "nginx.conf"), pidFile: filepath.Join(dir, "nginx.pid")}
+	test := dist.TestCommand(dir, n.file)
+	n.command = test[:len(test)-1] // without -t
+	require.NoError(t, os.Mkdir(filepath.Join(dir, "tmp"), 0o700))
+	n.write(n.file, dist.Main(dir)+"daemon off;\nworker_processes 2;\nevents { worker_connections 256; }\n"+
+		strings.ReplaceAll(body, "@HTTP@", dist.HTTP(dir)))
 	return n
 }
 
-// httpHead keeps nginx's temporary files in the folder.
-const httpHead = "client_body_temp_path @DIR@/b; proxy_temp_path @DIR@/p; fastcgi_temp_path @DIR@/f; uwsgi_temp_path @DIR@/u; scgi_temp_path @DIR@/s; access_log off;\n"
+// unpacked has it run from the distribution's packages even where one is
+// installed: by their own loader, behind which it shows no titles.
+func (n *realNginx) unpacked() *realNginx {
+	tree, err := fetch.Nginx(n.t.Context(), fetch.NewProgress(os.Stderr))
+	require.NoError(n.t, err)
+	at := slices.Index(n.command, "-p")
+	n.command = append(tree.Command("usr/sbin/nginx"), n.command[at:]...)
+	rest := n.read(n.file)
+	if strings.HasPrefix(rest, "load_module") { // the other's
+		_, rest, _ = strings.Cut(rest, ";\n")
+	}
+	module := filepath.Join(tree.Root, "usr/lib/nginx/modules/ngx_stream_module.so")
+	n.write(n.file, fmt.Sprintf("load_module %q;\n%s", module, rest))
+	return n
+}
 
 func (n *realNginx) write(path, text string) {
 	require.NoError(n.t, os.MkdirAll(filepath.Dir(path), 0o755))
@@ -107,7 +120,7 @@ func (n *realNginx) config(upstreams ...Upstream) Config {
 }
 
 // run runs a rewriter until stop is called or the test ends.
-func run(t *testing.T, cfg Config, table Table) (r *Rewriter, stop func()) {
+func run(t testing.TB, cfg Config, table Table) (r *Rewriter, stop func()) {
 	t.Helper()
 	r, err := New(cfg, table, zaptest.NewLogger(t, zaptest.Level(zap.InfoLevel)))
 	require.NoError(t, err)
@@ -124,7 +137,7 @@ func run(t *testing.T, cfg Config, table Table) (r *Rewriter, stop func()) {
 }
 
 // eventually waits until check returns "", and fails with what it said last.
-func eventually(t *testing.T, check func() string) {
+func eventually(t testing.TB, check func() string) {
 	t.Helper()
 	deadline := time.Now().Add(patience)
 	for {
@@ -140,7 +153,7 @@ func eventually(t *testing.T, check func() string) {
 }
 
 // applied waits until the rewriter lives by an epoch.
-func applied(t *testing.T, r *Rewriter, epoch topology.Epoch) Status {
+func applied(t testing.TB, r *Rewriter, epoch topology.Epoch) Status {
 	t.Helper()
 	eventually(t, func() string {
 		if s := r.Status(); s.Epoch != epoch || s.Error != "" {
@@ -163,7 +176,7 @@ func failed(t *testing.T, r *Rewriter, text string) {
 }
 
 // sayer is a TCP server that says its address to each client and holds on.
-func sayer(t *testing.T) (address string) {
+func sayer(t testing.TB) (address string) {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -198,7 +211,7 @@ func ask(port string) (said string, conn net.Conn, err error) {
 }
 
 // says is who answers a new connection to a port.
-func says(t *testing.T, port string) string {
+func says(t testing.TB, port string) string {
 	t.Helper()
 	said, conn, err := ask(port)
 	if conn != nil {
@@ -211,7 +224,7 @@ func says(t *testing.T, port string) string {
 }
 
 // freePort is a loopback address nobody listened on a moment ago.
-func freePort(t *testing.T) string {
+func freePort(t testing.TB) string {
 	t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
@@ -262,7 +275,7 @@ func opened(epoch topology.Epoch, primary string, replicas ...string) router.Rou
 	return r
 }
 
-func obey(t *testing.T, table *router.Table, route router.Route) {
+func obey(t testing.TB, table *router.Table, route router.Route) {
 	t.Helper()
 	_, err := table.Apply(route)
 	require.NoError(t, err)

@@ -64,7 +64,7 @@ func beVictim(text string) error {
 // configuration are not read by an include of the whole folder.
 func TestKilledMidWrite(t *testing.T) {
 	a, b, rw := sayer(t), sayer(t), freePort(t)
-	n := newNginx(t, "worker_shutdown_timeout 100ms;\nstream {\n include stream.d/*;\n server { listen "+rw+"; proxy_pass db; }\n}\n")
+	n := newNginx(t, "worker_shutdown_timeout 100ms;\nstream {\n include stream.d/*;\n server { listen "+rw+"; proxy_pass db; }\n}\n").unpacked()
 	cfg := n.config(rwUpstream())
 	cfg.File = filepath.Join(filepath.Dir(n.file), "stream.d", "db")
 	n.write(cfg.File, "upstream db { # ours\n    server "+a+";\n}\n")

@@ -80,7 +80,7 @@ func TestSwitch(t *testing.T) {
 // clients are told at once; a route that opens again ends that.
 func TestClosed(t *testing.T) {
 	a, rw := sayer(t), freePort(t)
-	n := newNginx(t, strings.Replace(streamBody(rw, "server "+a+" max_fails=0;"), "worker_shutdown_timeout 500ms;", "", 1))
+	n := newNginx(t, strings.Replace(streamBody(rw, "server "+a+" max_fails=0;"), "worker_shutdown_timeout 500ms;", "", 1)).unpacked()
 	n.start()
 	cfg := n.config(rwUpstream())
 	cfg.CloseAfter = 200 * time.Millisecond
@@ -310,7 +310,7 @@ func TestNewestRouteWins(t *testing.T) {
 // heals comes back, and when all fail all stay.
 func TestMembersHealth(t *testing.T) {
 	m1, m2, port := newWebMember(t), newWebMember(t), freePort(t)
-	body := strings.Join([]string{"http {\n" + httpHead + "    upstream app {", "        server " + m1.address + " weight=2; # one", "        keepalive 4;", "    }",
+	body := strings.Join([]string{"http {\n@HTTP@\n    upstream app {", "        server " + m1.address + " weight=2; # one", "        keepalive 4;", "    }",
 		"    server { listen " + port + "; location / { proxy_pass http://app; } }\n}\n"}, "\n")
 	n := newNginx(t, body)
 	n.start()
