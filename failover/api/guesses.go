@@ -46,6 +46,7 @@ func (g *guesses) wrong(peer string, now time.Time) {
 	l.AllowN(now, 1)
 }
 
+// forget halves what is remembered, so that it costs little per address.
 func (g *guesses) forget(now time.Time) {
 	for peer, l := range g.by {
 		if l.TokensAt(now) >= guessBurst {
@@ -53,7 +54,7 @@ func (g *guesses) forget(now time.Time) {
 		}
 	}
 	for peer := range g.by {
-		if len(g.by) < guessersLimit {
+		if len(g.by) <= guessersLimit/2 {
 			return
 		}
 		delete(g.by, peer)

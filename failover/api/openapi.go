@@ -7,26 +7,32 @@ import (
 
 	"github.com/gin-gonic/gin"
 	"github.com/goccy/go-yaml"
+	"go.uber.org/zap"
 )
 
+// specYAML is the description of the public API, the contract of its answers.
+//
 //go:embed openapi.yaml
 var specYAML []byte
 
-// spec is the description of the API in both notations.
-type spec struct{ json, yaml []byte }
-
-func loadSpec() (spec, error) {
-	asJSON, err := yaml.YAMLToJSON(specYAML)
+func specAsJSON() ([]byte, error) {
+	text, err := yaml.YAMLToJSON(specYAML)
 	if err != nil {
-		return spec{}, fmt.Errorf("convert openapi.yaml: %w", err)
+		return nil, fmt.Errorf("convert openapi.yaml: %w", err)
 	}
-	return spec{json: asJSON, yaml: specYAML}, nil
+	return text, nil
 }
 
 func (s *Server) getSpecJSON(c *gin.Context) {
-	s.send(c, http.StatusOK, contentTypeJSON, s.spec.json)
+	text, err := s.specJSON()
+	if err != nil {
+		s.log.Error("API description cannot be shown", zap.Error(err))
+		s.fail(c, problem(problemInternal, ""))
+		return
+	}
+	s.send(c, http.StatusOK, contentTypeJSON, text)
 }
 
 func (s *Server) getSpecYAML(c *gin.Context) {
-	s.send(c, http.StatusOK, "application/yaml", s.spec.yaml)
+	s.send(c, http.StatusOK, "application/yaml", specYAML)
 }

@@ -462,3 +462,23 @@ func BenchmarkCommand(bench *testing.B) {
 		cancel()
 	}
 }
+
+// TestIdleSocketsDoNotBlockCommands: connections that say nothing, or half of
+// something, cost no command its answer.
+func TestIdleSocketsDoNotBlockCommands(t *testing.T) {
+	b := newBench(t, "n1").listen(t)
+	for i := range 300 {
+		conn, err := net.Dial("tcp", b.addr)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = conn.Close() })
+		if i%2 == 0 {
+			_, err = conn.Write([]byte("POST /api/v1/pause HTTP/1.1\r\nHost: n1\r\nContent-"))
+			require.NoError(t, err)
+		}
+	}
+	c := b.client(t, "n1")
+	for range 20 {
+		_, err := c.Status(within(t, patience))
+		require.NoError(t, err)
+	}
+}

@@ -100,7 +100,7 @@ type Server struct {
 	log      *zap.Logger
 	guesses  *guesses
 	answers  *answers
-	spec     spec
+	specJSON func() ([]byte, error) // converted when it is first asked for
 	handler  http.Handler
 	life     context.Context // ends the operations begun here
 	endLife  context.CancelCauseFunc
@@ -113,13 +113,9 @@ func New(cfg Config, parts Parts) (*Server, error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("configure API: %w", err)
 	}
-	spec, err := loadSpec()
-	if err != nil {
-		return nil, fmt.Errorf("load API description: %w", err)
-	}
 	s := &Server{
 		cfg: cfg, backend: parts.Backend, node: parts.Node, peers: parts.Peers, tls: parts.TLS,
-		metrics: parts.Metrics, log: parts.Log, spec: spec,
+		metrics: parts.Metrics, log: parts.Log, specJSON: sync.OnceValues(specAsJSON),
 		guesses: newGuesses(), answers: newAnswers(),
 	}
 	s.life, s.endLife = context.WithCancelCause(context.Background())
@@ -160,13 +156,18 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	if s.tls != nil {
 		ln = tls.NewListener(ln, s.tls.ServerConfig())
 	}
+	// What goes wrong before a request is there: anybody can cause it.
+	errorLog, err := zap.NewStdLogAt(s.log, zap.DebugLevel)
+	if err != nil {
+		return fmt.Errorf("serve API: %w", err)
+	}
 	srv := &http.Server{
 		Handler:           s.handler,
 		ReadHeaderTimeout: readHeaderLimit,
 		ReadTimeout:       readLimit,
 		IdleTimeout:       idleLimit,
 		MaxHeaderBytes:    headerBytes,
-		ErrorLog:          zap.NewStdLog(s.log.WithOptions(zap.IncreaseLevel(zap.ErrorLevel))),
+		ErrorLog:          errorLog,
 		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
 			return context.WithValue(ctx, connKey{}, c)
 		},
