@@ -113,7 +113,15 @@ func (c *Controller) turn(ctx context.Context, tidy bool) {
 		return
 	}
 	if kind, cause, run := decideOperation(v, c.cfg.Policy); run {
-		c.attempt(ctx, v, kind, cause)
+		if kind == election.Resume {
+			// The view may be older than the record: a primary that has just
+			// opened must not be taken for a closed one.
+			v = c.cfg.Watcher.Refresh(ctx, v.State.Primary.Node)
+			kind, cause, run = decideOperation(v, c.cfg.Policy)
+		}
+		if run {
+			c.attempt(ctx, v, kind, cause)
+		}
 		return
 	}
 	if tidy && v.State.Primary != nil && v.State.Operation == nil {

@@ -118,7 +118,7 @@ func expectedSurvey(v View) survey {
 		switch {
 		case !ok:
 			errs[m.Name] = "its agent does not answer: " + v.Unreachable[m.Name]
-		case n.Rebuild != nil && n.Rebuild.Stage != stageDone && n.Rebuild.Stage != stageFailed:
+		case n.Rebuild.Underway():
 			errs[m.Name] = "it is being rebuilt"
 		case n.Instance == nil:
 			errs[m.Name] = "its server does not answer: " + n.InstanceError

@@ -180,6 +180,11 @@ type RebuildProgress struct {
 	Error     string    `json:"error,omitempty"`
 }
 
+// Underway tells whether the rebuild is still going on; false for nil.
+func (p *RebuildProgress) Underway() bool {
+	return p != nil && p.Stage != stageDone && p.Stage != stageFailed
+}
+
 // View is all that deciding needs, gathered by the member that decides or
 // shows it.
 type View struct {

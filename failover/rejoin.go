@@ -91,7 +91,7 @@ func (r *rejoiner) tidy(ctx context.Context, v View) {
 		if name == p.Node || n.Instance == nil || time.Now().Before(r.notBefore[name]) {
 			continue
 		}
-		if n.Rebuild != nil && n.Rebuild.Stage != stageDone && n.Rebuild.Stage != stageFailed {
+		if n.Rebuild.Underway() {
 			continue
 		}
 		what, errant := decideRemedy(v.State, n, primary, r.cfg.Policy.Rebuild)

@@ -35,7 +35,7 @@ func (o *operation) freezeAll(ctx context.Context, epoch topology.Epoch) (survey
 		return n.Freeze(ctx, FreezeRequest{Epoch: epoch})
 	})
 	wantAll := o.plan.Kind == election.Bootstrap
-	sv := o.gather(answers, func(s survey) bool { return !wantAll && s.proven() })
+	sv := o.gather(answers, o.plan.From, func(s survey) bool { return !wantAll && s.proven() })
 	switch {
 	case wantAll && len(sv.silent) > 0:
 		return sv, fmt.Errorf("%w: bootstrap needs every instance: %s", ErrNoProof, sv.summary())
@@ -95,14 +95,20 @@ func (o *operation) ask(ctx context.Context, release context.CancelFunc, order f
 	return answers
 }
 
-// gather collects answers until enough says so (and then a short grace more)
-// or all have answered.
-func (o *operation) gather(answers <-chan answer, enough func(survey) bool) survey {
+// gather collects answers until all have answered, or enough says so and all
+// but the dispensable node have, or a short grace for them has passed.
+func (o *operation) gather(answers <-chan answer, dispensable topology.NodeName, enough func(survey) bool) survey {
 	var (
-		seen  []Frozen
-		errs  = map[topology.NodeName]string{}
-		grace <-chan time.Time
+		seen    []Frozen
+		errs    = map[topology.NodeName]string{}
+		grace   <-chan time.Time
+		pending = map[topology.NodeName]bool{}
 	)
+	for _, m := range o.plan.Members {
+		if m.HasInstance() && m.Name != dispensable {
+			pending[m.Name] = true
+		}
+	}
 	for {
 		select {
 		case a, ok := <-answers:
@@ -114,7 +120,14 @@ func (o *operation) gather(answers <-chan answer, enough func(survey) bool) surv
 			} else {
 				seen = append(seen, a.frozen)
 			}
-			if grace == nil && enough(surveyOf(seen, errs, o.plan.Old, o.plan.Register)) {
+			delete(pending, a.node)
+			if !enough(surveyOf(seen, errs, o.plan.Old, o.plan.Register)) {
+				continue
+			}
+			if len(pending) == 0 {
+				return surveyOf(seen, errs, o.plan.Old, o.plan.Register)
+			}
+			if grace == nil {
 				t := time.NewTimer(graceForOthers)
 				defer t.Stop()
 				grace = t.C
@@ -167,7 +180,7 @@ func (o *operation) look(ctx context.Context, epoch topology.Epoch) (survey, err
 		}
 		return false
 	}
-	sv := o.gather(answers, hasOld)
+	sv := o.gather(answers, "", hasOld)
 	for _, f := range sv.seen {
 		if f.Node == o.plan.From {
 			sv.union = f.Executed

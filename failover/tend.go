@@ -182,7 +182,7 @@ func (k *Keeper) Rebuild(ctx context.Context, req RebuildRequest) error {
 func (k *Keeper) rebuilding() bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.progress != nil && k.progress.Stage != stageDone && k.progress.Stage != stageFailed
+	return k.progress.Underway()
 }
 
 // The last stages of a rebuild.

@@ -98,18 +98,31 @@ func (w *Watcher) poll(ctx context.Context, name topology.NodeName) {
 	w.wg.Add(1)
 	go func() {
 		defer w.wg.Done()
-		st, err := w.Ask(ctx, name)
+		w.refresh(ctx, name)
 		w.mu.Lock()
 		defer w.mu.Unlock()
 		w.polling[name] = false
-		if err != nil {
-			delete(w.status, name)
-			w.silent[name] = err.Error()
-			return
-		}
-		delete(w.silent, name)
-		w.status[name] = st
 	}()
+}
+
+// refresh asks one member and notes the answer.
+func (w *Watcher) refresh(ctx context.Context, name topology.NodeName) {
+	st, err := w.Ask(ctx, name)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if err != nil {
+		delete(w.status, name)
+		w.silent[name] = err.Error()
+		return
+	}
+	delete(w.silent, name)
+	w.status[name] = st
+}
+
+// Refresh asks one member now and returns the view with its answer.
+func (w *Watcher) Refresh(ctx context.Context, name topology.NodeName) View {
+	w.refresh(ctx, name)
+	return w.View()
 }
 
 // Ask asks one member now, bounded by a second.

@@ -135,7 +135,7 @@ func notReplica(v failover.View, self topology.NodeName, limit time.Duration) st
 		return "the instance is the recorded primary"
 	case n.Errant != nil:
 		return "the instance holds transactions the primary lacks"
-	case n.Rebuild != nil && n.Rebuild.Error == "":
+	case n.Rebuild.Underway():
 		return "the instance is being rebuilt"
 	case n.Instance == nil:
 		return "the instance does not answer: " + n.InstanceError

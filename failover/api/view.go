@@ -243,7 +243,7 @@ func chooseRole(v failover.View, m topology.Member, n failover.NodeStatus, answe
 		return RoleUnreachable
 	case !m.HasInstance():
 		return RoleArbiter
-	case n.Rebuild != nil && n.Rebuild.Error == "":
+	case n.Rebuild.Underway():
 		return RoleRebuilding
 	case n.Instance == nil:
 		return RoleUnreachable
