@@ -15,6 +15,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"syscall"
 	"testing"
 	"time"
@@ -25,15 +26,35 @@ import (
 // maxExposure is the most that systemd may hold against the unit, in tenths.
 const maxExposure = 20
 
-// buildAgent builds the program the units start.
+// built is the program the units start, made by the first test that needs it.
+var built struct {
+	once    sync.Once
+	program string
+	out     []byte
+	err     error
+}
+
+func TestMain(m *testing.M) {
+	code := m.Run()
+	if built.program != "" {
+		os.RemoveAll(filepath.Dir(built.program))
+	}
+	os.Exit(code)
+}
+
+// buildAgent builds the program the units start, as the Makefile does.
 func buildAgent(t *testing.T) string {
 	t.Helper()
-	program := filepath.Join(t.TempDir(), "interrex")
-	build := exec.CommandContext(t.Context(), "go", "build", "-trimpath", "-buildvcs=false", "-tags", "nomsgpack", "-ldflags", "-s -w", "-o", program, "../../cmd/interrex")
-	build.Env = append(os.Environ(), "CGO_ENABLED=0")
-	out, err := build.CombinedOutput()
-	require.NoError(t, err, string(out))
-	return program
+	built.once.Do(func() {
+		folder, err := os.MkdirTemp("", "interrex-deploy-")
+		require.NoError(t, err)
+		built.program = filepath.Join(folder, "interrex")
+		build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "nomsgpack", "-ldflags", "-s -w", "-o", built.program, "../../cmd/interrex")
+		build.Env = append(os.Environ(), "CGO_ENABLED=0")
+		built.out, built.err = build.CombinedOutput()
+	})
+	require.NoError(t, built.err, string(built.out))
+	return built.program
 }
 
 // install copies a deployment file, with the programs it names replaced.
