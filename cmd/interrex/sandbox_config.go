@@ -30,6 +30,8 @@ func sandboxAgentConfig(s sandbox.AgentSettings, routes section) ([]byte, error)
 		}},
 		{Key: "mysql", Value: section{
 			{Key: "socket", Value: n.Socket},
+			{Key: "admin_address", Value: sandbox.Addr(n.Ports.MySQLAdmin)},
+			{Key: "pid_file", Value: n.MySQLPIDFile()},
 			{Key: "password_file", Value: c.ControllerPasswordFile()},
 			{Key: "replication_password_file", Value: c.ReplicationPasswordFile()},
 			{Key: "mysqlbinlog", Value: s.Mysqlbinlog},

@@ -2,7 +2,6 @@ package sandbox
 
 import (
 	"context"
-	"errors"
 	"os"
 	"time"
 )
@@ -11,19 +10,20 @@ import (
 // Its folder stays, and Up brings the same cluster back. Down of a sandbox
 // that is down already is no error.
 func (c Cluster) Down(ctx context.Context) error {
+	running, err := c.processes()
+	if err != nil {
+		return err
+	}
+	defer running.close()
 	polite, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	err := c.talk(polite, order{Command: cmdDown}, func(answer) (bool, error) { return true, nil })
-	if err == nil {
-		// It closes its socket last; this connection ends then.
-		_ = c.watch(polite, func(Status) (bool, error) { return false, nil })
-	} else if ctx.Err() != nil && !errors.Is(err, ErrNotRunning) {
+	// The answer comes when servers and agents are gone. Without one, the
+	// supervisor is dead or hung.
+	_ = c.talk(polite, order{Command: cmdDown}, func(answer) (bool, error) { return true, nil })
+	if err := c.sweep(ctx); err != nil { // whatever is left, the supervisor at least
 		return err
 	}
-	// Whatever is left: all of it, if the supervisor was dead or hung.
-	if err := c.sweep(ctx); err != nil {
-		return err
-	}
+	running.awaitReaped(ctx)
 	if socket, err := c.controlSocket(); err == nil {
 		_ = os.Remove(socket)
 	}

@@ -31,6 +31,7 @@ type supervisor struct {
 
 	nodes []*supervisedNode
 	stop  context.CancelFunc
+	ended chan struct{} // closed when no server and no agent is left
 
 	mu      sync.Mutex
 	changes chan struct{} // closed at the next change
@@ -69,7 +70,7 @@ func Supervise(ctx context.Context, dir string, log *zap.Logger) error {
 	}
 	ctx, stop := context.WithCancel(ctx)
 	defer stop()
-	s := &supervisor{cluster: c, dist: dist, log: log, program: program, stop: stop, changes: make(chan struct{})}
+	s := &supervisor{cluster: c, dist: dist, log: log, program: program, stop: stop, ended: make(chan struct{}), changes: make(chan struct{})}
 	for _, n := range c.Nodes {
 		s.nodes = append(s.nodes, &supervisedNode{name: n.Name, mysql: s.mysqlUnit(n), agent: s.agentUnit(n)})
 	}
@@ -99,6 +100,7 @@ func (s *supervisor) run(ctx context.Context, listener net.Listener) {
 	agents.Wait() // until ctx ends
 	endServers()
 	servers.Wait()
+	close(s.ended)
 	_ = listener.Close()
 	connections.Wait()
 }
@@ -183,8 +185,9 @@ func (s *supervisor) serve(ctx context.Context, conn net.Conn) {
 			s.show(ctx, conn, answers)
 			return
 		case cmdDown:
-			_ = answers.Encode(a)
 			s.stop()
+			<-s.ended
+			_ = answers.Encode(a)
 			return
 		case cmdStatus:
 		default:

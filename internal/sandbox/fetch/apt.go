@@ -71,19 +71,9 @@ func tryPlan(ctx context.Context, p product, attempt plan, state, root string, p
 		return "", err
 	}
 	progress.Step("Reading the package index (" + attempt.why + ")")
-	if _, err := a.run(ctx, "apt-get", "update", "--error-on=any"); err != nil {
-		// A machine's third-party archive may be down; the packages decide.
-		if _, err2 := a.run(ctx, "apt-get", "update"); err2 != nil {
-			return "", err
-		}
-	}
-	var packages []string
-	for _, pattern := range p.wanted {
-		name, err := a.newest(ctx, pattern)
-		if err != nil {
-			return "", err
-		}
-		packages = append(packages, name)
+	packages, err := a.find(ctx, p)
+	if err != nil {
+		return "", err
 	}
 	files, err := a.closure(ctx, packages)
 	if err != nil {
@@ -105,6 +95,27 @@ func tryPlan(ctx context.Context, p product, attempt plan, state, root string, p
 	}
 	progress.Step("Unpacking")
 	return version, a.unpack(ctx, root)
+}
+
+// find reads the archives' indexes and finds the packages in them. An archive
+// that cannot be read, a third party's say, is an error only if the packages
+// are in no other.
+func (a *apt) find(ctx context.Context, p product) ([]string, error) {
+	_, unread := a.run(ctx, "apt-get", "update", "--error-on=any")
+	if unread != nil { // older ones do not know the option
+		if _, err := a.run(ctx, "apt-get", "update"); err != nil {
+			return nil, unread
+		}
+	}
+	var packages []string
+	for _, pattern := range p.wanted {
+		name, err := a.newest(ctx, pattern)
+		if err != nil {
+			return nil, errors.Join(err, unread)
+		}
+		packages = append(packages, name)
+	}
+	return packages, nil
 }
 
 // newApt writes the configuration of a private apt: the machine's own way to

@@ -114,6 +114,9 @@ func getFrom(ctx context.Context, p product, cache string, progress Progress, fe
 	}
 	defer os.RemoveAll(tmp)
 	version, err := fetch(ctx, p, tmp, progress)
+	if ctx.Err() != nil {
+		return Tree{}, fmt.Errorf("fetch %s: %w", p.name, context.Cause(ctx))
+	}
 	if err != nil {
 		return Tree{}, fmt.Errorf("fetch %s: %w\n%s", p.name, err, p.advice)
 	}
