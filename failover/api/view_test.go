@@ -183,7 +183,7 @@ func TestProbeOfReplica(t *testing.T) {
 		"no source":           {func(n *failover.NodeStatus) { n.Instance.Source = nil }, time.Minute, false},
 		"errant":              {func(n *failover.NodeStatus) { n.Errant = &gtid.Set{} }, time.Minute, false},
 		"rebuilding":          {func(n *failover.NodeStatus) { n.Rebuild = &failover.RebuildProgress{} }, time.Minute, false},
-		"after a bad rebuild": {func(n *failover.NodeStatus) { n.Rebuild = &failover.RebuildProgress{Error: "x"} }, time.Minute, true},
+		"after a bad rebuild": {func(n *failover.NodeStatus) { n.Rebuild = &failover.RebuildProgress{Stage: "failed", Error: "x"} }, time.Minute, true},
 		"writable":            {func(n *failover.NodeStatus) { n.Instance.ReadOnly, n.Instance.SuperReadOnly = false, false }, time.Minute, false},
 		"silent":              {func(n *failover.NodeStatus) { n.Instance = nil }, time.Minute, false},
 	} {
