@@ -7,11 +7,9 @@ import (
 	"fmt"
 	"maps"
 	"net"
-	"os"
 	"path/filepath"
 	"slices"
 	"strconv"
-	"strings"
 	"sync"
 	"time"
 
@@ -197,16 +195,12 @@ func (a *agent) nodeAt(host string, port int) topology.NodeName {
 	return ""
 }
 
-// findProcess is the local server's pid, by its pid file.
+// findProcess is the local server's pid: by the configured pid file, or by the
+// one that the server names.
 func (a *agent) findProcess() (int, error) {
-	if a.cfg.MySQL.PIDFile == "" {
-		return 0, nil
-	}
-	raw, err := os.ReadFile(a.cfg.MySQL.PIDFile)
-	if err != nil {
-		return 0, err
-	}
-	return strconv.Atoi(strings.TrimSpace(string(raw)))
+	ctx, cancel := context.WithTimeout(context.Background(), connectPatience)
+	defer cancel()
+	return a.instance.PID(ctx)
 }
 
 // etcdPlacement moves the leader of the embedded etcd.
