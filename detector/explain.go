@@ -81,6 +81,12 @@ func (v Vote) words(subject topology.NodeName) string {
 	return s
 }
 
+// explained returns the judgement with its explanation.
+func (j Judgement) explained() Judgement {
+	j.Explanation = explain(j)
+	return j
+}
+
 // explain is the judgement as one sentence.
 func explain(j Judgement) string {
 	against := 0

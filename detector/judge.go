@@ -68,6 +68,11 @@ func majority(registered []topology.NodeName) int { return len(registered)/2 + 1
 // waived: whatever another member has seen against it counts at once, an
 // unanswered probe included. The majority is not waived.
 func judge(now time.Time, w Windows, registered []topology.NodeName, subject topology.NodeName, t table) Judgement {
+	return weigh(now, w, registered, subject, t).explained()
+}
+
+// weigh is judge without the words, for the many times nobody reads them.
+func weigh(now time.Time, w Windows, registered []topology.NodeName, subject topology.NodeName, t table) Judgement {
 	j := Judgement{Subject: subject, At: now, LastGood: lastGood(now, t), Needed: majority(registered)}
 	exited := false
 	if slices.Contains(registered, subject) {
@@ -78,7 +83,6 @@ func judge(now time.Time, w Windows, registered []topology.NodeName, subject top
 	}
 	j.decide()
 	j.next = nextChange(now, w, j.Votes, t)
-	j.Explanation = explain(j)
 	return j
 }
 
@@ -87,6 +91,15 @@ func judge(now time.Time, w Windows, registered []topology.NodeName, subject top
 // gossip and we have not heard of it ourselves within the freshness window.
 // heard is how long ago that was; negative: never.
 func judgeMember(now time.Time, w Windows, registered []topology.NodeName, member topology.NodeName, t table, heard time.Duration) Judgement {
+	j := weighMember(now, w, registered, member, t, heard).explained()
+	if j.Verdict == topology.Suspect && heard >= 0 && heard <= w.Freshness {
+		j.Explanation += "; it was heard " + ago(heard) + " ago"
+	}
+	return j
+}
+
+// weighMember is judgeMember without the words.
+func weighMember(now time.Time, w Windows, registered []topology.NodeName, member topology.NodeName, t table, heard time.Duration) Judgement {
 	j := Judgement{Subject: member, At: now, LastGood: heard, Needed: majority(registered)}
 	for _, observer := range registered {
 		v := Vote{Observer: observer}
@@ -116,10 +129,6 @@ func judgeMember(now time.Time, w Windows, registered []topology.NodeName, membe
 	j.next = nextChange(now, w, j.Votes, t)
 	if heardOf {
 		j.next = soonest(j.next, w.Freshness-heard+time.Microsecond)
-	}
-	j.Explanation = explain(j)
-	if heardOf && j.Verdict == topology.Suspect {
-		j.Explanation += "; it was heard " + ago(heard) + " ago"
 	}
 	return j
 }

@@ -52,9 +52,7 @@ func (d *Detector) keep(ev *Evidence, now time.Time) (news, reliable bool) {
 		d.store.put(*ev, now)
 	}
 	if ev.Kind.group() == groupProbe {
-		d.store.forget(func(k slot) bool {
-			return k.observer == d.cfg.Self && k.subject == ev.Subject && k.group == groupPending
-		})
+		d.store.drop(slot{d.cfg.Self, ev.Subject, groupPending})
 	}
 	news = !had || before.Kind != ev.Kind || (ev.Kind.timeout() && ev.Misses == d.w.Misses)
 	reliable = news && (ev.Kind.Bad() || (had && before.Kind.Bad()))

@@ -1,6 +1,7 @@
 package detector
 
 import (
+	"maps"
 	"slices"
 	"time"
 
@@ -25,21 +26,30 @@ const maxRetired = 16
 
 // store holds the evidence. It has no lock and no clock of its own.
 type store struct {
-	start time.Time // our clock's zero
-	slots map[slot]seen
+	start time.Time                           // our clock's zero
+	slots map[topology.NodeName]map[slot]seen // by subject
 	peers map[topology.NodeName]*peer
 }
 
 func newStore(start time.Time) *store {
-	return &store{start: start, slots: map[slot]seen{}, peers: map[topology.NodeName]*peer{}}
+	return &store{start: start, slots: map[topology.NodeName]map[slot]seen{}, peers: map[topology.NodeName]*peer{}}
 }
 
 // put keeps own evidence. It returns what stood there before.
 func (s *store) put(ev Evidence, now time.Time) (before seen, had bool) {
 	k := slot{ev.Observer, ev.Subject, ev.Kind.group()}
-	before, had = s.slots[k]
-	s.slots[k] = seen{ev, now}
+	before, had = s.slots[ev.Subject][k]
+	s.set(k, seen{ev, now})
 	return before, had
+}
+
+func (s *store) set(k slot, v seen) {
+	of := s.slots[k.subject]
+	if of == nil {
+		of = map[slot]seen{}
+		s.slots[k.subject] = of
+	}
+	of[k] = v
 }
 
 // change is what an accepted item did.
@@ -84,21 +94,25 @@ func (s *store) accept(env envelope, now time.Time) []change {
 			ev.LastGood += extra
 		}
 		k := slot{ev.Observer, ev.Subject, ev.Kind.group()}
-		old, had := s.slots[k]
+		old, had := s.slots[k.subject][k]
 		if had && old.Seq >= ev.Seq {
 			continue
 		}
-		s.slots[k] = seen{ev, now}
+		s.set(k, seen{ev, now})
 		out = append(out, change{ev, !had || old.Kind != ev.Kind})
 	}
 	return out
 }
 
+// drop empties one slot.
+func (s *store) drop(k slot) { delete(s.slots[k.subject], k) }
+
 // forget drops slots.
 func (s *store) forget(which func(slot) bool) {
-	for k := range s.slots {
-		if which(k) {
-			delete(s.slots, k)
+	for subject, of := range s.slots {
+		maps.DeleteFunc(of, func(k slot, _ seen) bool { return which(k) })
+		if len(of) == 0 {
+			delete(s.slots, subject)
 		}
 	}
 }
@@ -106,8 +120,8 @@ func (s *store) forget(which func(slot) bool) {
 // about returns the evidence on a subject as an instance, or as a member.
 func (s *store) about(subject topology.NodeName, member bool) table {
 	var t table
-	for k, ev := range s.slots {
-		if k.subject == subject && (k.group == groupMember) == member {
+	for k, ev := range s.slots[subject] {
+		if of := k.group == groupMember; of == member {
 			t = append(t, ev)
 		}
 	}
@@ -127,9 +141,11 @@ func (s *store) heard(member topology.NodeName, now time.Time) time.Duration {
 // own returns what one observer stands by, oldest subject name first.
 func (s *store) own(self topology.NodeName) []seen {
 	var out []seen
-	for k, ev := range s.slots {
-		if k.observer == self {
-			out = append(out, ev)
+	for _, of := range s.slots {
+		for k, ev := range of {
+			if k.observer == self {
+				out = append(out, ev)
+			}
 		}
 	}
 	slices.SortFunc(out, func(a, b seen) int {

@@ -18,12 +18,20 @@ func (d *Detector) judgement(m matter, now time.Time) Judgement {
 	return judge(now, d.w, d.registered, m.name, d.store.about(m.name, false))
 }
 
+// weigh is judgement without the words.
+func (d *Detector) weigh(m matter, now time.Time) Judgement {
+	if m.member {
+		return weighMember(now, d.w, d.registered, m.name, d.store.about(m.name, true), d.store.heard(m.name, now))
+	}
+	return weigh(now, d.w, d.registered, m.name, d.store.about(m.name, false))
+}
+
 // judge renews one opinion and wakes the reader of Changes if it is another.
 func (d *Detector) judge(m matter, now time.Time) {
 	if _, ok := d.subjects[m.name]; !m.member && !ok {
 		return
 	}
-	j := d.judgement(m, now)
+	j := d.weigh(m, now)
 	old := d.verdicts[m]
 	next := opinion{verdict: j.Verdict, cause: j.Cause}
 	if j.next > 0 {
@@ -53,7 +61,7 @@ func (d *Detector) tell(m matter, before topology.Verdict, j Judgement) {
 		log = d.log.Warn
 	}
 	log("verdict", zap.String(what, string(m.name)), zap.Stringer("verdict", j.Verdict),
-		zap.Stringer("before", before), zap.String("cause", string(j.Cause)), zap.String("explanation", j.Explanation))
+		zap.Stringer("before", before), zap.String("cause", string(j.Cause)), zap.String("explanation", explain(j)))
 }
 
 func (d *Detector) judgeAll() {
