@@ -228,7 +228,9 @@ func stopServer(t *testing.T, c *cluster) {
 		}
 	}()
 	c.a.until(t, "is written to", func(s dbrepl.Status) bool { return s.Executed.Count() > 50 })
+	began := time.Now()
 	require.NoError(t, c.a.StopServer(limited(t, patience), dbrepl.StopOptions{}))
+	t.Logf("stopped after %v", time.Since(began))
 	close(stop)
 	t.Logf("the client was told: %v", answer(t, outcome))
 	code, err := c.a.server.Wait(limited(t, patience))

@@ -16,6 +16,9 @@ import (
 // looked at.
 const pollInterval = 2 * time.Millisecond
 
+// commandIdle is how many connections for commands are kept warm.
+const commandIdle = 2
+
 // Instance is one mysqld as its controller sees it. Its methods may be called
 // from any goroutine; who orders one thing after another is the caller's
 // business.
@@ -46,7 +49,7 @@ func Open(cfg Config, log *zap.Logger) (*Instance, error) {
 	}{
 		{&i.ping, 2 * i.cfg.QueryTimeout, 1, 1},
 		{&i.probe, 2 * i.cfg.QueryTimeout, 1, 1},
-		{&i.command, 0, 0, 2},
+		{&i.command, 0, 0, commandIdle},
 	} {
 		c, err := i.connector(pool.read)
 		if err != nil {

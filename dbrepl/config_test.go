@@ -1,0 +1,63 @@
+package dbrepl
+
+import (
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+)
+
+func TestConfigReportsEveryFault(t *testing.T) {
+	good := Config{Address: "127.0.0.1:3306", User: "u", ReplUser: "r"}
+	require.NoError(t, good.Validate())
+	require.Equal(t, DefaultConfig(), Config{}.withDefaults())
+	for name, c := range map[string]struct {
+		change func(*Config)
+		want   string
+	}{
+		"nowhere":          {func(c *Config) { c.Address = "" }, "no address"},
+		"no port":          {func(c *Config) { c.Address = "host" }, "host:port"},
+		"no user":          {func(c *Config) { c.User = "" }, "no user"},
+		"no replication":   {func(c *Config) { c.ReplUser = "" }, "no replication user"},
+		"schema":           {func(c *Config) { c.Schema = "a`b" }, "schema"},
+		"parts of seconds": {func(c *Config) { c.NetTimeout = 1500 * time.Millisecond }, "whole number"},
+		"heartbeat":        {func(c *Config) { c.HeartbeatPeriod = 3 * time.Second }, "longer than the heartbeat"},
+		"negative":         {func(c *Config) { c.QueryTimeout = -1 }, "query timeout"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			bad := good
+			c.change(&bad)
+			require.ErrorContains(t, bad.Validate(), c.want)
+		})
+	}
+	all := Config{Schema: "1"}.Validate().Error()
+	require.Equal(t, 4, len(strings.Split(all, "\n")), all)
+}
+
+func TestCheckVersion(t *testing.T) {
+	for version, ok := range map[string]bool{
+		"8.0.26": true, "8.0.25": false, "8.4.0": true, "9.7.4-2": true, "8.0.36-28.1": true, "10.0.1": true,
+		"5.7.44-log": false, "10.11.6-MariaDB": false, "8.1.0": true, "x": false, "": false,
+	} {
+		err := checkVersion(version)
+		if ok {
+			require.NoError(t, err, version)
+		} else {
+			require.ErrorIs(t, err, ErrUnsupported, version)
+		}
+	}
+}
+
+func TestGrantsGiveNoMoreThanNeeded(t *testing.T) {
+	text := strings.Join(Grants(GrantSpec{
+		Controller: Account{"c", "%", `p'\w`}, Repl: Account{"r", "%", "x"}, Clone: Account{"k", "%", "y"},
+	}), ";\n")
+	for _, never := range []string{"SUPER", "FILE", "SHUTDOWN", "ALL PRIVILEGES", "GRANT OPTION", "GRANT SELECT ON *.*"} {
+		require.NotContains(t, text, never)
+	}
+	require.Contains(t, text, `IDENTIFIED BY 'p''\\w'`)
+	require.True(t, strings.HasPrefix(text, "SET SESSION sql_log_bin = OFF"), "no errant transactions")
+	require.Contains(t, text, "GRANT REPLICATION SLAVE ON *.* TO 'r'@'%'")
+	require.Contains(t, text, "CREATE TABLE IF NOT EXISTS `interrex`.marker")
+}
