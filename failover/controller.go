@@ -166,7 +166,9 @@ func (c *Controller) plan(v View, kind election.Kind, cause string, to topology.
 	p := Plan{
 		Kind: kind, To: to, Cause: cause, Old: v.State.Primary, Register: v.State.Register,
 		Members: v.Members, Evidence: v.Primary, Gates: decideGates(v, c.cfg.Policy, to), Acks: c.cfg.Policy.Acks,
-		Base: c.cfg.Registry.Snapshot(),
+		// If the record has changed since v, claiming fails: acting on a
+		// register that is not the recorded one would prove nothing (I1).
+		Base: v.base,
 	}
 	if v.State.Primary != nil {
 		p.From = v.State.Primary.Node
@@ -179,11 +181,6 @@ func (c *Controller) plan(v View, kind election.Kind, cause string, to topology.
 		if n.Instance != nil {
 			p.Floor = max(p.Floor, n.Instance.Marker.Epoch)
 		}
-	}
-	// The plan was made on v; if the record has changed since, claiming must
-	// fail rather than act on it.
-	if p.Base.State.Epoch != v.State.Epoch {
-		p.Base.Revision = -1
 	}
 	return p
 }

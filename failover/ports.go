@@ -198,6 +198,10 @@ type View struct {
 	// Unreachable holds the error of each member that could not be asked.
 	Unreachable map[topology.NodeName]string
 	Primary     Judgement // of the recorded primary's instance
+
+	// base is the snapshot that State is of: what is decided on this view is
+	// claimed against it.
+	base election.Snapshot
 }
 
 // Verifier proves that a write goes through a route of this member.

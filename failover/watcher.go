@@ -141,7 +141,7 @@ func (w *Watcher) View() View {
 	snap := w.reg.Snapshot()
 	v := View{
 		Self: w.self, State: snap.State, Leadership: w.reg.Leadership(),
-		EtcdReachable: w.etcdOK.Load(), Members: w.reg.Members(),
+		EtcdReachable: w.etcdOK.Load(), Members: w.reg.Members(), base: snap,
 	}
 	w.mu.Lock()
 	v.Nodes, v.Unreachable = maps.Clone(w.status), maps.Clone(w.silent)
