@@ -193,4 +193,3 @@ func inWorld(t *testing.T, members int, test func(t *testing.T, w *world)) {
 		test(t, w)
 	})
 }
-
