@@ -5,8 +5,6 @@ package main
 
 import (
 	"context"
-	"errors"
-	"fmt"
 	"os"
 	"os/signal"
 	"syscall"
@@ -16,12 +14,6 @@ import (
 
 // version is set by the build (-ldflags "-X main.version=…").
 var version = "dev"
-
-// exitError carries the exit code of a command that has already said what is
-// wrong.
-type exitError struct{ code int }
-
-func (e exitError) Error() string { return fmt.Sprintf("exit %d", e.code) }
 
 func newRootCommand() *cobra.Command {
 	root := &cobra.Command{
@@ -52,16 +44,7 @@ every route to it, and report how long writes were out (RTO) and what was lost
 
 func main() {
 	ctx, stop := signal.NotifyContext(context.Background(), os.Interrupt, syscall.SIGTERM)
-	defer stop()
-	err := newRootCommand().ExecuteContext(ctx)
-	var exit exitError
-	switch {
-	case err == nil:
-	case errors.As(err, &exit):
-		stop()
-		os.Exit(exit.code) //nolint:gocritic // stop was called
-	default:
-		fmt.Fprintln(os.Stderr, "interrex:", err)
-		os.Exit(1) //nolint:gocritic // nothing is deferred that matters here
-	}
+	code := execute(ctx, newRootCommand(), os.Stderr)
+	stop()
+	os.Exit(code)
 }
