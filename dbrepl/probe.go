@@ -13,9 +13,9 @@ import (
 	"interrex/internal/topology"
 )
 
-// Probe reads the whole Status in two round trips on a warm connection of its
-// own, within QueryTimeout each; a third one is needed while the applier is
-// behind or stopped, or a plugin or the marker table is missing. Its errors
+// Probe reads the whole Status in three round trips on a warm connection of
+// its own, within QueryTimeout each; one more is needed while the applier is
+// behind or stopped, and while a plugin or the marker table is missing. Errors
 // are for Classify, or ErrUnsupported.
 func (i *Instance) Probe(ctx context.Context) (Status, error) {
 	ctx, cancel := context.WithTimeout(ctx, i.cfg.ConnectTimeout+3*i.cfg.QueryTimeout)
@@ -37,8 +37,8 @@ func (i *Instance) Probe(ctx context.Context) (Status, error) {
 	return s, nil
 }
 
-// read asks the two questions. The executed set is in the first, the received
-// one in the second: what is executed was received before, never after.
+// read asks the questions. The executed set is in the first, the received
+// one in a later one: what is executed was received before, never after.
 func (i *Instance) read(ctx context.Context, q querier) (Status, error) {
 	f := *i.known.Load()
 	if !f.complete() {
