@@ -78,6 +78,7 @@ type operation struct {
 	started   time.Time // monotonic
 	startedAt time.Time
 	closedAt  time.Time // when the routes were closed
+	drainedAt time.Time // when the living primary of a switchover was closed
 	snap      election.Snapshot
 	report    *Report
 	wg        sync.WaitGroup // pushes and orders that nobody waits for
@@ -160,8 +161,12 @@ func (o *operation) reportDetection() {
 // operation they ended when the routes were closed.
 func (o *operation) measureRTO(end time.Time) {
 	if o.plan.Kind != election.Failover {
-		d := millis(end.Sub(o.closedAt))
-		o.report.RTOMillis, o.report.RTOBounds = d, [2]float64{d, d}
+		upper := millis(end.Sub(o.closedAt))
+		lower := upper
+		if !o.drainedAt.IsZero() {
+			lower = millis(end.Sub(o.drainedAt))
+		}
+		o.report.RTOMillis, o.report.RTOBounds = upper, [2]float64{lower, upper}
 		return
 	}
 	since := end.Sub(o.plan.Evidence.At)
@@ -197,6 +202,14 @@ func (o *operation) closeRoutes(ctx context.Context, epoch topology.Epoch) {
 	}
 	if err := o.pushRoute(ctx, r, o.plan.Kind == election.Switchover); err != nil {
 		o.log.Warn("own routes were not closed", zap.Error(err))
+	}
+}
+
+// cutRoutes has every member end the sessions that are left.
+func (o *operation) cutRoutes(ctx context.Context, epoch topology.Epoch) {
+	r := router.Route{Epoch: epoch, Phase: router.Closed, Reason: string(o.plan.Kind) + " in progress"}
+	if err := o.pushRoute(ctx, r, false); err != nil {
+		o.log.Warn("own routes were not cut", zap.Error(err))
 	}
 }
 

@@ -3,6 +3,7 @@ package failover
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -26,8 +27,9 @@ func (o *operation) freezeAll(ctx context.Context, epoch topology.Epoch) (survey
 		return o.look(ctx, epoch)
 	}
 	rctx, cancel := context.WithTimeout(ctx, o.limits.Revoke)
+	old := o.plan.From
 	answers := o.ask(rctx, cancel, func(ctx context.Context, m topology.Member, n Node) (Frozen, error) {
-		if o.plan.Old != nil && m.Name == o.plan.Old.Node {
+		if m.Name == old {
 			if _, err := n.Close(ctx, CloseRequest{Epoch: epoch, Limit: time.Second, Isolate: true}); err != nil {
 				return Frozen{}, err
 			}
@@ -152,15 +154,25 @@ func (o *operation) drain(ctx context.Context, epoch topology.Epoch) (survey, er
 	if _, err := old.Close(cctx, CloseRequest{Epoch: epoch, Drain: limit / 2, Limit: limit}); err != nil {
 		return survey{}, err
 	}
-	return o.look(ctx, epoch)
+	o.drainedAt = time.Now()
+	// The sessions that are left could only be refused from now on. Cut off,
+	// an idle client connects again, is held at the routes and sees nothing
+	// but latency.
+	o.cutRoutes(ctx, epoch)
+	sv, err := o.look(ctx, epoch)
+	if err == nil && !sv.oldClosed {
+		err = fmt.Errorf("%w: %s was closed and is not any more: %s", ErrNoProof, o.plan.From, sv.silent[o.plan.From])
+	}
+	return sv, err
 }
 
 // look surveys without stopping any receiver. The recorded primary promises
 // the epoch; the others are asked how they are.
 func (o *operation) look(ctx context.Context, epoch topology.Epoch) (survey, error) {
 	lctx, cancel := context.WithTimeout(ctx, time.Second)
+	from, to := o.plan.From, o.plan.To
 	answers := o.ask(lctx, cancel, func(ctx context.Context, m topology.Member, n Node) (Frozen, error) {
-		if m.Name == o.plan.From {
+		if m.Name == from {
 			return n.Freeze(ctx, FreezeRequest{Epoch: epoch})
 		}
 		st, err := n.Status(ctx)
@@ -172,20 +184,16 @@ func (o *operation) look(ctx context.Context, epoch topology.Epoch) (survey, err
 		}
 		return frozenOf(m, *st.Instance, st.Certified), nil
 	})
-	hasOld := func(s survey) bool {
-		for _, f := range s.seen {
-			if f.Node == o.plan.From {
-				return len(s.seen) > o.plan.Acks
-			}
-		}
-		return false
+	sv := o.gather(answers, "", func(s survey) bool {
+		return s.has(from) && (to == "" || s.has(to)) && len(s.seen) > o.plan.Acks
+	})
+	i := slices.IndexFunc(sv.seen, func(f Frozen) bool { return f.Node == from })
+	if i < 0 {
+		return sv, fmt.Errorf("primary %s does not answer: %s: %w", from, sv.silent[from], ErrNoInstance)
 	}
-	sv := o.gather(answers, "", hasOld)
-	for _, f := range sv.seen {
-		if f.Node == o.plan.From {
-			sv.union = f.Executed
-			return sv, nil
-		}
+	if why := changedOf(sv.seen[i], *o.plan.Old); why != "" {
+		return sv, fmt.Errorf("%w: primary %s: %s", ErrNoProof, from, why)
 	}
-	return sv, fmt.Errorf("primary %s does not answer: %s: %w", o.plan.From, sv.silent[o.plan.From], ErrNoInstance)
+	sv.union = sv.seen[i].Executed
+	return sv, nil
 }
