@@ -7,7 +7,6 @@ import (
 	"time"
 
 	"interrex/election"
-	"interrex/internal/gtid"
 	"interrex/internal/topology"
 	"interrex/router"
 )
@@ -178,7 +177,7 @@ func decideFailoverGates(v View, p Policy, add addGate) {
 	add(election.Failover, gateNotPaused, s.Paused == nil, "automatic failover is not paused", pausedBy)
 	add(election.Failover, gateAutomatic, p.Automatic, "failover is automatic", "failover.automatic is off in the configuration")
 	add(election.Failover, gateFailed, v.Primary.Verdict == topology.Failed, v.Primary.Explanation, v.Primary.Explanation)
-	sv := withoutOld(expectedSurvey(v), s.Primary.Node)
+	sv := withoutOld(expectedSurvey(v), *s.Primary)
 	add(election.Failover, gateRevocable, sv.proven(), sv.summary(), "no promotion possible: "+sv.summary()+"; waiting for "+missingFor(sv, s.Register))
 	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Failover, from: s.Primary.Node, minFollowers: p.Acks})
 	add(election.Failover, gateCandidate, err == nil, fmt.Sprintf("%s would be promoted", c.Node), fmt.Sprint(err))
@@ -186,11 +185,11 @@ func decideFailoverGates(v View, p Policy, add addGate) {
 
 // withoutOld leaves the old primary out: the gates of a failover tell what
 // could be done if it were dead.
-func withoutOld(s survey, old topology.NodeName) survey {
+func withoutOld(s survey, old election.Primary) survey {
 	s.oldClosed = false
-	s.seen = slices.DeleteFunc(slices.Clone(s.seen), func(f Frozen) bool { return f.Node == old })
-	delete(s.silent, old)
-	s.union = gtid.Set{}
+	s.seen = slices.DeleteFunc(slices.Clone(s.seen), func(f Frozen) bool { return f.Node == old.Node })
+	delete(s.silent, old.Node)
+	s.union = old.Base
 	for _, f := range s.seen {
 		if slices.Contains(s.counted, f.Node) {
 			s.union = s.union.Union(f.Received)
@@ -206,7 +205,9 @@ func decideSwitchoverGates(v View, p Policy, to topology.NodeName, add addGate) 
 	add(election.Switchover, gateHealthy, healthy, string(s.Primary.Node)+" serves writes",
 		fmt.Sprintf("%s is not serving writes: %s", s.Primary.Node, v.Primary.Explanation))
 	sv := expectedSurvey(v)
-	sv.union = gtid.Set{}
+	if ok && n.Instance != nil {
+		sv.union = n.Instance.Executed.Union(n.Instance.Committing)
+	}
 	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Switchover, to: to, from: s.Primary.Node, minFollowers: p.Acks})
 	if to != "" && !slices.ContainsFunc(v.Members, func(m topology.Member) bool { return m.Name == to }) {
 		err = fmt.Errorf("%w: the cluster has no member %q", ErrNoCandidate, to)

@@ -167,7 +167,9 @@ func (o *operation) choose(r revoked) (chosen, error) {
 func (o *operation) catchUp(ctx context.Context, ch chosen) (caughtUp, error) {
 	done := o.step(stepCatchUp)
 	want := ch.survey.union
-	if ch.candidate.Executed.Contains(want) {
+	// The candidate of a switchover is not frozen yet.
+	frozen := o.plan.Kind != election.Switchover
+	if frozen && ch.candidate.Executed.Contains(want) {
 		done("nothing to apply", nil)
 		return caughtUp{chosen: ch, executed: ch.candidate.Executed}, nil
 	}
@@ -182,6 +184,10 @@ func (o *operation) catchUp(ctx context.Context, ch chosen) (caughtUp, error) {
 	got, err := node.CatchUp(cctx, CatchUpRequest{Epoch: ch.epoch, Set: want, Limit: limit})
 	if err == nil && !got.Executed.Contains(want) {
 		err = fmt.Errorf("%s still lacks %s", ch.candidate.Node, want.Minus(got.Executed))
+	}
+	if err == nil && !frozen {
+		// Before it is recorded as one that acknowledges nobody (I1).
+		_, err = node.Freeze(cctx, FreezeRequest{Epoch: ch.epoch})
 	}
 	if err != nil {
 		done("", err)

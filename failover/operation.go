@@ -311,19 +311,17 @@ func (o *operation) restore(ctx context.Context, c claimed, cause error) error {
 
 // reestablish makes the old primary of a switchover serve again.
 func (o *operation) reestablish(ctx context.Context, c claimed) error {
+	was := o.plan
+	o.plan.Kind, o.plan.To = election.Resume, was.From
+	defer func() { o.plan = was }()
 	sv, err := o.look(ctx, c.epoch)
 	if err != nil {
 		return err
 	}
-	undo := o.plan
-	undo.Kind, undo.To = election.Resume, o.plan.From
-	candidate, followers, err := chooseCandidate(sv, choosePolicy{kind: election.Resume, to: undo.From, from: undo.From})
+	candidate, followers, err := chooseCandidate(sv, choosePolicy{kind: election.Resume, to: was.From, from: was.From})
 	if err != nil {
 		return err
 	}
-	was := o.plan
-	o.plan = undo
-	defer func() { o.plan = was }()
 	up := caughtUp{chosen: chosen{revoked: revoked{c, sv}, candidate: candidate, followers: followers}, executed: candidate.Executed}
 	p, err := o.promote(ctx, up)
 	if err != nil {

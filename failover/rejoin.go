@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"fmt"
+	"maps"
 	"time"
 
 	"go.uber.org/zap"
@@ -48,6 +50,7 @@ const (
 	remedyNone remedy = iota
 	remedyFollow
 	remedyAdmit
+	remedyConfirm // its acknowledging receiver is seen where it was ordered to be
 	remedyRebuild
 	remedyReport // errant and to be left alone
 )
@@ -67,12 +70,21 @@ func decideRemedy(state election.State, n NodeStatus, primary NodeStatus, rebuil
 		return remedyRebuild, errant
 	case !errant.IsEmpty():
 		return remedyReport, errant
-	case !follows, !inst.SuperReadOnly:
+	case !follows, !inst.SuperReadOnly, n.Errant != nil:
 		return remedyFollow, errant
-	case state.Register.Has(n.Member.Name) && src.ReceiverOn && !inst.SemiSync.ReplicaActive:
+	}
+	registered := state.Register.Has(n.Member.Name)
+	switch {
+	case registered && src.ReceiverOn && !inst.SemiSync.ReplicaActive:
 		return remedyFollow, errant
-	case !state.Register.Has(n.Member.Name) && n.Certified && has.Minus(inst.Received).Count() <= caughtUpWithin:
+	case registered && n.Promised >= state.Primary.Epoch && state.Sources[n.Member.Name] != state.Primary.Node:
+		// It was probed after it had promised this epoch: no earlier order
+		// can move it any more.
+		return remedyConfirm, errant
+	case !registered && n.Certified && has.Minus(inst.Received).Count() <= caughtUpWithin:
 		return remedyAdmit, errant
+	case !registered && inst.SemiSync.ReplicaEnabled:
+		return remedyFollow, errant // it must not acknowledge (I1)
 	}
 	return remedyNone, errant
 }
@@ -85,6 +97,12 @@ func (r *rejoiner) tidy(ctx context.Context, v View) {
 	}
 	primary, err := r.cfg.Watcher.Ask(ctx, p.Node) // after the view was gathered
 	if err != nil || primary.Instance == nil || !primary.Instance.Writable() {
+		return
+	}
+	if primary.Instance.ServerUUID != p.ServerUUID || !primary.Instance.Executed.Contains(p.Base) {
+		// Beside another server, or an emptied one, everything looks errant.
+		r.log.Error("the recorded primary is not the server it was: nothing is brought back behind it",
+			zap.String("node", string(p.Node)), zap.String("server_uuid", primary.Instance.ServerUUID))
 		return
 	}
 	for name, n := range v.Nodes {
@@ -116,6 +134,9 @@ func (r *rejoiner) apply(ctx context.Context, v View, n, primary NodeStatus, wha
 		return r.follow(ctx, v.State, n, primary, v.State.Register.Has(name))
 	case remedyAdmit:
 		return r.admit(ctx, v, n, primary)
+	case remedyConfirm:
+		_, err := r.record(ctx, v, func(s *election.State) { s.Sources[name] = s.Primary.Node })
+		return err
 	case remedyRebuild:
 		r.notBefore[name] = time.Now().Add(5 * time.Second)
 		return r.rebuild(ctx, v, n, errant)
@@ -145,27 +166,35 @@ func (r *rejoiner) follow(ctx context.Context, s election.State, n, primary Node
 // it is in the register before its first acknowledgement can count (I3).
 func (r *rejoiner) admit(ctx context.Context, v View, n, primary NodeStatus) error {
 	name := n.Member.Name
-	snap := r.cfg.Registry.Snapshot()
-	if snap.State.Epoch != v.State.Epoch || snap.State.Operation != nil {
-		return nil // an operation began; look again later
-	}
-	uctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
-	snap, err := r.cfg.Registry.Update(uctx, snap, func(s *election.State) error {
+	snap, err := r.record(ctx, v, func(s *election.State) {
 		if !s.Register.Has(name) {
 			s.Register.Ackers = append(s.Register.Ackers, name)
 		}
-		if s.Sources == nil {
-			s.Sources = map[topology.NodeName]topology.NodeName{}
-		}
-		s.Sources[name] = s.Primary.Node
-		return nil
+		order(s.Sources, name, s.Primary.Node)
 	})
 	if err != nil {
 		return err
 	}
 	r.log.Info("instance has caught up: registered as acker", zap.String("node", string(name)))
 	return r.follow(ctx, snap.State, n, primary, true)
+}
+
+// record changes what v saw, if it is still so. change gets Sources to alter.
+func (r *rejoiner) record(ctx context.Context, v View, change func(*election.State)) (election.Snapshot, error) {
+	uctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	snap := r.cfg.Registry.Snapshot() // v's own is old once this pass has changed it
+	if snap.State.Epoch != v.State.Epoch || snap.State.Operation != nil {
+		return snap, fmt.Errorf("record of epoch %d: %w", v.State.Epoch, election.ErrConflict)
+	}
+	return r.cfg.Registry.Update(uctx, snap, func(s *election.State) error {
+		s.Sources = maps.Clone(s.Sources) // the snapshot's is not ours to change
+		if s.Sources == nil {
+			s.Sources = map[topology.NodeName]topology.NodeName{}
+		}
+		change(s)
+		return nil
+	})
 }
 
 // rebuild orders a copy from a replica that has caught up, or else from the

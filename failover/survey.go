@@ -1,7 +1,9 @@
 package failover
 
 import (
+	"cmp"
 	"fmt"
+	"maps"
 	"slices"
 	"strings"
 
@@ -24,6 +26,13 @@ type survey struct {
 	silent map[topology.NodeName]string
 	// oldClosed: the old primary itself is closed, which its own agent proved.
 	oldClosed bool
+	// oldUUID is the server that may have written beyond the union: what it
+	// wrote and nobody acknowledged is in doubt, what others did is errant.
+	oldUUID string
+}
+
+func (s survey) has(node topology.NodeName) bool {
+	return slices.ContainsFunc(s.seen, func(f Frozen) bool { return f.Node == node })
 }
 
 func (s survey) summary() string {
@@ -74,22 +83,46 @@ func proofOf(f Frozen, old *election.Primary, reg election.Register) string {
 	}
 }
 
+// closedOf says why the old primary's own answer does not prove that it can
+// acknowledge nothing more (empty: it does).
+func closedOf(f Frozen, old election.Primary) string {
+	if !f.Closed {
+		return "it is open for writes"
+	}
+	return changedOf(f, old)
+}
+
+// changedOf says why an instance cannot be what the recorded primary was.
+func changedOf(f Frozen, old election.Primary) string {
+	switch {
+	case f.ServerUUID != old.ServerUUID:
+		return "it is another server than the recorded one"
+	case !f.Executed.Contains(old.Base):
+		return "it lacks commits from before its epoch began"
+	default:
+		return ""
+	}
+}
+
 // surveyOf judges the answers of a revocation (I1). It is pure: the same
 // answers always give the same survey, so the ledger can be checked later.
 func surveyOf(answers []Frozen, errs map[topology.NodeName]string, old *election.Primary, reg election.Register) survey {
 	s := survey{seen: answers, silent: map[topology.NodeName]string{}}
 	if old != nil {
-		s.needed = reg.Needed()
+		s.needed = max(reg.Needed(), 1)
+		s.union, s.oldUUID = old.Base, old.ServerUUID
 	}
 	for n, why := range errs {
 		s.silent[n] = why
 	}
 	for _, f := range answers {
 		if old != nil && f.Node == old.Node {
-			if f.Closed && f.ServerUUID == old.ServerUUID {
-				s.oldClosed = true
-				s.union = s.union.Union(f.Executed)
+			if why := closedOf(f, *old); why != "" {
+				s.silent[f.Node] = why
+				continue
 			}
+			s.oldClosed = true
+			s.union = s.union.Union(f.Executed)
 			continue
 		}
 		why := ""
@@ -138,7 +171,7 @@ func chooseCandidate(s survey, p choosePolicy) (Frozen, []Frozen, error) {
 		fit = append(fit, f)
 	}
 	for n, why := range s.silent {
-		if !slices.ContainsFunc(s.seen, func(f Frozen) bool { return f.Node == n }) {
+		if !s.has(n) {
 			rejected = append(rejected, fmt.Sprintf("%s: %s", n, why))
 		}
 	}
@@ -146,12 +179,12 @@ func chooseCandidate(s survey, p choosePolicy) (Frozen, []Frozen, error) {
 	if len(fit) == 0 {
 		return Frozen{}, nil, fmt.Errorf("%w: %s", ErrNoCandidate, strings.Join(rejected, "; "))
 	}
-	slices.SortFunc(fit, func(a, b Frozen) int { return compareCandidates(a, b, p) })
+	slices.SortFunc(fit, func(a, b Frozen) int { return compareCandidates(a, b, s, p) })
 	best := fit[0]
 	return best, followersOf(best, s, p), nil
 }
 
-func compareCandidates(a, b Frozen, p choosePolicy) int {
+func compareCandidates(a, b Frozen, s survey, p choosePolicy) int {
 	if p.kind != election.Switchover {
 		// An old primary that came back is chosen only when nobody else fits.
 		if aOld, bOld := a.Node == p.from, b.Node == p.from; aOld != bOld {
@@ -161,11 +194,10 @@ func compareCandidates(a, b Frozen, p choosePolicy) int {
 			return -1
 		}
 	}
-	if a.Unapplied != b.Unapplied {
-		if a.Unapplied < b.Unapplied {
-			return -1
-		}
-		return 1
+	// What a switchover's candidate has not even received is work, too.
+	work := func(f Frozen) uint64 { return f.Received.Union(s.union).Minus(f.Executed).Count() }
+	if d := cmp.Compare(work(a), work(b)); d != 0 {
+		return d
 	}
 	if a.Priority != b.Priority {
 		return b.Priority - a.Priority
@@ -175,22 +207,20 @@ func compareCandidates(a, b Frozen, p choosePolicy) int {
 
 // unfit says why an instance may not be promoted; empty means it may.
 func unfit(f Frozen, s survey, p choosePolicy) string {
-	switch {
-	case p.to != "" && f.Node != p.to:
+	if p.to != "" && f.Node != p.to {
 		return fmt.Sprintf("%s is wanted", p.to)
-	case p.kind == election.Switchover && f.Node == p.from:
-		return "it is the primary already"
-	case f.Priority < 0 && p.kind != election.Resume:
-		return "its priority forbids promotion"
-	case f.ApplierError != "":
-		return "its applier stopped: " + f.ApplierError
-	case p.kind != election.Switchover && !f.Received.Contains(s.union):
-		// A switchover's candidate is still receiving; catch up waits for it.
-		return fmt.Sprintf("it lacks %d transactions that may have been acknowledged", s.union.Minus(f.Received).Count())
+	}
+	if p.kind != election.Resume { // which takes the primary as it is
+		if why := unpromotable(f, s, p); why != "" {
+			return why
+		}
 	}
 	followers := followersOf(f, s, p)
 	if len(followers) < p.minFollowers {
 		return fmt.Sprintf("only %d instances could acknowledge its commits, %d are required", len(followers), p.minFollowers)
+	}
+	if p.kind == election.Resume {
+		return ""
 	}
 	for _, other := range followers {
 		if newerVersion(f.Version, other.Version) {
@@ -198,6 +228,36 @@ func unfit(f Frozen, s survey, p choosePolicy) string {
 		}
 	}
 	return ""
+}
+
+// unpromotable says what of the instance itself forbids that it becomes
+// another primary.
+func unpromotable(f Frozen, s survey, p choosePolicy) string {
+	switch {
+	case p.kind == election.Switchover && f.Node == p.from:
+		return "it is the primary already"
+	case f.Priority < 0:
+		return "its priority forbids promotion"
+	case f.ApplierError != "":
+		return "its applier stopped: " + f.ApplierError
+	case p.kind != election.Switchover && !f.Received.Contains(s.union):
+		// A switchover's candidate is still receiving; catch up waits for it.
+		return fmt.Sprintf("it lacks %d transactions that may have been acknowledged", s.union.Minus(f.Received).Count())
+	case p.kind == election.Bootstrap && slices.ContainsFunc(s.seen, func(o Frozen) bool { return !o.Closed && o.Node != f.Node }):
+		// Its commits would go on, and be lost with it.
+		return "another instance is open for writes"
+	case isErrant(f, s):
+		return "it holds transactions that no primary gave it: " + f.Received.Minus(s.union).String()
+	}
+	return ""
+}
+
+// isErrant tells whether an instance holds what neither the union has nor the
+// old primary wrote. The latter is the old primary's unacknowledged tail: in
+// doubt, and welcome.
+func isErrant(f Frozen, s survey) bool {
+	return s.oldUUID != "" && slices.ContainsFunc(f.Received.Minus(s.union).UUIDs(),
+		func(uuid string) bool { return uuid != s.oldUUID })
 }
 
 // followersOf are the surveyed instances that can replicate from the
@@ -236,28 +296,67 @@ func newerVersion(source, replica string) bool {
 // the same, every old acker may still acknowledge, reached or not.
 func nextRegister(s *election.State, plan Plan, up caughtUp) (election.Register, map[topology.NodeName]topology.NodeName) {
 	sources := map[topology.NodeName]topology.NodeName{}
-	for n, src := range s.Sources {
-		sources[n] = src
-	}
+	maps.Copy(sources, s.Sources)
 	candidate := up.candidate.Node
+	// Its receiver is stopped, and so are those of all that were frozen.
 	delete(sources, candidate)
+	if plan.Kind == election.Failover || plan.Kind == election.Bootstrap {
+		for _, f := range up.survey.seen {
+			delete(sources, f.Node)
+		}
+	}
 	reg := election.Register{K: plan.Acks}
 	if plan.From == candidate && s.Register.K > 0 {
-		reg.K = s.Register.K
-		reg.Ackers = append(reg.Ackers, s.Register.Ackers...)
+		reg = sameRegister(s.Register, up.followers)
 	} else {
 		reg.Ackers = ackersAmong(up.followers, up.survey, plan)
 	}
 	for n, src := range sources {
-		if src == candidate && !reg.Has(n) {
+		if (src == candidate || src == anyPrimary) && !reg.Has(n) {
 			reg.Ackers = append(reg.Ackers, n)
 		}
 	}
 	for _, n := range reg.Ackers {
-		sources[n] = candidate
+		order(sources, n, candidate)
 	}
 	slices.Sort(reg.Ackers)
 	return reg, sources
+}
+
+// anyPrimary in State.Sources: the instance was ordered to acknowledge the
+// recorded primary, and had been ordered to acknowledge another one before.
+// Until it was seen at the recorded one the order may not have arrived, and it
+// may acknowledge either.
+const anyPrimary topology.NodeName = ""
+
+// order notes in sources that node is about to be ordered to acknowledge
+// primary.
+func order(sources map[topology.NodeName]topology.NodeName, node, primary topology.NodeName) {
+	if before, ordered := sources[node]; ordered && before != primary {
+		primary = anyPrimary
+	}
+	sources[node] = primary
+}
+
+// sameRegister is the register of a primary that stays: nobody leaves it. If
+// too few of it are there to acknowledge, all that are there join it.
+func sameRegister(old election.Register, followers []Frozen) election.Register {
+	reg := election.Register{K: old.K, Ackers: slices.Clone(old.Ackers)}
+	there := 0
+	for _, f := range followers {
+		if old.Has(f.Node) {
+			there++
+		}
+	}
+	if there >= old.K {
+		return reg
+	}
+	for _, f := range followers {
+		if !old.Has(f.Node) {
+			reg.Ackers = append(reg.Ackers, f.Node)
+		}
+	}
+	return reg
 }
 
 // ackersAmong are the followers whose acknowledgements count from the first
