@@ -12,6 +12,9 @@ import (
 	"interrex/dbrepl"
 	"interrex/internal/config"
 	"interrex/internal/sandbox"
+	"interrex/internal/sandbox/fetch"
+	"interrex/internal/sandbox/mysqld"
+	"interrex/internal/sandbox/nginx"
 )
 
 // defaultSandboxDir is where a sandbox goes when nobody says.
@@ -40,6 +43,7 @@ verified, and unpacked into the user's cache, once.`,
 	}
 	command.PersistentFlags().StringVar(&dir, "dir", defaultSandboxDir, "folder of the sandbox")
 	command.AddCommand(
+		newSandboxFetchCommand(),
 		newSandboxUpCommand(&dir),
 		newSandboxDownCommand(&dir),
 		newSandboxStatusCommand(&dir),
@@ -49,6 +53,33 @@ verified, and unpacked into the user's cache, once.`,
 		command.AddCommand(c.command(&dir))
 	}
 	return command
+}
+
+func newSandboxFetchCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "fetch",
+		Short: "Get the servers that sandboxes run, and nothing else",
+		Long: `Get MySQL and nginx into the user's cache, where the machine has none: the
+distribution's own packages, downloaded by apt and verified by its signatures.
+What is there already is not fetched again.`,
+		Example: "  interrex sandbox fetch",
+		Args:    cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			out := command.OutOrStdout()
+			progress := fetch.NewProgress(out)
+			server, err := mysqld.Find(command.Context(), "", progress)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(out, "MySQL %s: %s\n", server.Version, server.Mysqld)
+			web, err := nginx.Find(command.Context(), progress)
+			if err != nil {
+				return err
+			}
+			fmt.Fprintf(out, "nginx %s\n", web.Version)
+			return nil
+		},
+	}
 }
 
 func newSandboxUpCommand(dir *string) *cobra.Command {
