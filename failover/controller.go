@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 	"sync/atomic"
 	"time"
 
@@ -53,9 +54,20 @@ type Controller struct {
 	busy     atomic.Bool
 	rejoin   *rejoiner
 
+	orders  sync.WaitGroup // orders of operations that have ended
+	tidying *tidyPass      // the last one; owned by Run
+
 	wake     <-chan struct{}
 	failures int       // operations in a row that ended without a primary
 	notUntil time.Time // when the next may be tried
+}
+
+// tidyPass is one pass over the instances in quiet times. It runs beside the
+// controller's loop, and ends at once when an operation is due: an instance
+// that hangs must not keep a failover waiting.
+type tidyPass struct {
+	cancel context.CancelFunc
+	done   chan struct{}
 }
 
 type switchoverRequest struct {
@@ -87,6 +99,8 @@ const idleTick = 250 * time.Millisecond
 
 // Run leads while this member is the leader, until ctx ends.
 func (c *Controller) Run(ctx context.Context) error {
+	defer c.orders.Wait()
+	defer c.endTidying()
 	tick := time.NewTicker(idleTick)
 	defer tick.Stop()
 	for {
@@ -109,24 +123,54 @@ func (c *Controller) Run(ctx context.Context) error {
 func (c *Controller) turn(ctx context.Context, tidy bool) {
 	v := c.cfg.Watcher.View()
 	if !v.Leadership.Mine {
+		c.endTidying()
 		c.takeOverDeadLeader(ctx, v)
 		return
 	}
-	if kind, cause, run := decideOperation(v, c.cfg.Policy); run {
-		if kind == election.Resume {
-			// The view may be older than the record: a primary that has just
-			// opened must not be taken for a closed one.
-			v = c.cfg.Watcher.Refresh(ctx, v.State.Primary.Node)
-			kind, cause, run = decideOperation(v, c.cfg.Policy)
-		}
-		if run {
-			c.attempt(ctx, v, kind, cause)
+	kind, cause, run := decideOperation(v, c.cfg.Policy)
+	if !run {
+		if tidy && v.State.Primary != nil && v.State.Operation == nil {
+			c.beginTidying(ctx, v)
 		}
 		return
 	}
-	if tidy && v.State.Primary != nil && v.State.Operation == nil {
-		c.rejoin.tidy(ctx, v)
-		c.place(ctx, v)
+	c.endTidying()
+	if kind == election.Resume {
+		// The view may be older than the record: a primary that has just
+		// opened must not be taken for a closed one.
+		v = c.cfg.Watcher.Refresh(ctx, v.State.Primary.Node)
+	} else {
+		v = c.cfg.Watcher.View() // with what tidying changed
+	}
+	if kind, cause, run = decideOperation(v, c.cfg.Policy); run {
+		c.attempt(ctx, v, kind, cause)
+	}
+}
+
+func (c *Controller) beginTidying(ctx context.Context, v View) {
+	if c.tidying != nil {
+		select {
+		case <-c.tidying.done:
+		default:
+			return
+		}
+	}
+	tctx, cancel := context.WithCancel(ctx)
+	pass := &tidyPass{cancel: cancel, done: make(chan struct{})}
+	c.tidying = pass
+	go func() {
+		defer close(pass.done)
+		defer cancel()
+		c.rejoin.tidy(tctx, v)
+		c.place(tctx, v)
+	}()
+}
+
+// endTidying ends the pass that runs, if one does, and waits for it.
+func (c *Controller) endTidying() {
+	if c.tidying != nil {
+		c.tidying.cancel()
+		<-c.tidying.done
 	}
 }
 
@@ -193,7 +237,7 @@ func (c *Controller) operate(ctx context.Context, p Plan) (Report, error) {
 	log.Info("operation begins", zap.String("from", string(p.From)), zap.String("to", string(p.To)), zap.String("cause", p.Cause))
 	o := &operation{
 		self: c.cfg.Self, plan: p, limits: c.cfg.Limits, reg: c.cfg.Registry, nodes: c.cfg.Nodes,
-		verifier: c.cfg.Verifier, table: c.cfg.Table, log: log,
+		verifier: c.cfg.Verifier, table: c.cfg.Table, log: log, wg: &c.orders,
 	}
 	report, err := o.execute(ctx)
 	log.Info("operation ended", zap.Uint64("epoch", uint64(report.Epoch)), zap.String("outcome", string(report.Outcome)),
@@ -249,6 +293,7 @@ func (c *Controller) Switchover(ctx context.Context, to topology.NodeName) (Repo
 }
 
 func (c *Controller) switchover(ctx context.Context, to topology.NodeName) (Report, error) {
+	c.endTidying()
 	v := c.cfg.Watcher.View()
 	if !v.Leadership.Mine {
 		return Report{}, ErrNotLeader

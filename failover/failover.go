@@ -240,7 +240,7 @@ func (o *operation) record(ctx context.Context, up caughtUp) (election.Primary, 
 		Node: up.candidate.Node, ServerUUID: up.candidate.ServerUUID, Address: member.MySQL,
 		Epoch: up.epoch, Phase: election.Promoting, Since: time.Now().UTC(), Base: up.executed,
 	}
-	snap, err := o.reg.Update(ctx, o.snap, func(s *election.State) error {
+	err := o.update(ctx, func(s *election.State) error {
 		s.Primary = &primary
 		s.Register, s.Sources = nextRegister(s, o.plan, up)
 		s.Operation.Step = stepPromote
@@ -250,7 +250,6 @@ func (o *operation) record(ctx context.Context, up caughtUp) (election.Primary, 
 	if err != nil {
 		return election.Primary{}, fmt.Errorf("record %s as primary: %w", primary.Node, err)
 	}
-	o.snap = snap
 	return primary, nil
 }
 
@@ -285,7 +284,7 @@ func (o *operation) verify(ctx context.Context, rt routed) error {
 	done(detail, err)
 	// The primary is open whether or not this member's own route works: the
 	// record says so, and the report says what could not be verified.
-	_, uerr := o.reg.Update(ctx, o.snap, func(s *election.State) error {
+	uerr := o.update(ctx, func(s *election.State) error {
 		s.Primary.Phase = election.Open
 		s.Operation = nil
 		return nil

@@ -81,7 +81,10 @@ type operation struct {
 	drainedAt time.Time // when the living primary of a switchover was closed
 	snap      election.Snapshot
 	report    *Report
-	wg        sync.WaitGroup // pushes and orders that nobody waits for
+	// wg has the pushes and orders that the operation does not wait for: each
+	// ends by its own limit, and a host that is gone must not keep the next
+	// operation waiting.
+	wg *sync.WaitGroup
 }
 
 // execute runs the operation and returns its report, on every path (step 8).
@@ -108,7 +111,6 @@ func (o *operation) execute(ctx context.Context) (Report, error) {
 	if o.report.Epoch != 0 {
 		o.saveReport(ctx)
 	}
-	o.wg.Wait()
 	return *o.report, err
 }
 
@@ -124,6 +126,31 @@ func (o *operation) saveReport(ctx context.Context) {
 	defer cancel()
 	if err := o.reg.SaveReport(sctx, o.report.Epoch, raw); err != nil {
 		o.log.Error("report could not be written to the ledger", zap.Error(err), zap.ByteString("report", raw))
+	}
+}
+
+// update changes the record in the course of this operation. If it was changed
+// meanwhile by something beside it (a pause), that is kept and it is tried
+// again; if the operation in it is another one, the error is ErrConflict.
+func (o *operation) update(ctx context.Context, change func(*election.State) error) error {
+	for {
+		snap, err := o.reg.Update(ctx, o.snap, change)
+		if err == nil {
+			o.snap = snap
+			return nil
+		}
+		if !errors.Is(err, election.ErrConflict) {
+			return err
+		}
+		now, rerr := o.reg.Read(ctx)
+		if rerr != nil {
+			return fmt.Errorf("%w; %w", err, rerr)
+		}
+		op, epoch := now.State.Operation, o.report.Epoch
+		if now.Revision == o.snap.Revision || op == nil || op.Epoch != epoch || op.Leader != o.self || now.State.Epoch != epoch {
+			return err
+		}
+		o.snap = now
 	}
 }
 
@@ -299,7 +326,7 @@ func (o *operation) restore(ctx context.Context, c claimed, cause error) error {
 		}
 		return fmt.Errorf("%w: %w", ErrUndone, cause)
 	}
-	_, err := o.reg.Update(ctx, o.snap, func(s *election.State) error {
+	err := o.update(ctx, func(s *election.State) error {
 		s.Operation = nil
 		return nil
 	})

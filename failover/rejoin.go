@@ -106,6 +106,9 @@ func (r *rejoiner) tidy(ctx context.Context, v View) {
 		return
 	}
 	for name, n := range v.Nodes {
+		if ctx.Err() != nil {
+			return // an operation is due
+		}
 		if name == p.Node || n.Instance == nil || time.Now().Before(r.notBefore[name]) {
 			continue
 		}
@@ -119,7 +122,7 @@ func (r *rejoiner) tidy(ctx context.Context, v View) {
 			continue
 		}
 		r.completeReport(ctx, v.State.Epoch, n, errant)
-		if err := r.apply(ctx, v, n, primary, what, errant); err != nil {
+		if err := r.apply(ctx, v, n, primary, what, errant); err != nil && ctx.Err() == nil {
 			r.notBefore[name] = time.Now().Add(time.Second)
 			r.log.Warn("instance is not back yet", zap.String("node", string(name)), zap.Error(err))
 		}
