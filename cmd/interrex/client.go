@@ -237,12 +237,12 @@ func (c *apiClient) nobody(silent []error) error {
 	for i, err := range silent {
 		lines[i] = "\n  " + err.Error()
 	}
-	return fmt.Errorf("no agent answers:%s\n  fix: start an agent (`interrex agent --config FILE`), or name one that runs with --agent host:port, --config FILE or --dir SANDBOX: %w",
-		strings.Join(lines, ""), errNoAgent)
+	return fmt.Errorf("%w%s\n  fix: start an agent (`interrex agent --config FILE`), or name one that runs with --agent host:port, --config FILE or --dir SANDBOX",
+		errNoAgent, strings.Join(lines, ""))
 }
 
 // errNoAgent is returned when no agent could be reached; nothing was changed.
-var errNoAgent = errors.New("nothing was asked or changed")
+var errNoAgent = errors.New("no agent answers; nothing was changed")
 
 // call makes one request. sent tells whether the agent may have begun to act
 // on it.
@@ -368,7 +368,7 @@ func (e *problemError) fix() string {
 	case "outcome-unknown", "deadline-passed":
 		return "look at `interrex status` and `interrex history` before giving the order again"
 	case "not-found", "method-not-allowed":
-		return "check the name; is the agent of the same version as this program?"
+		return "see `interrex history` and `interrex status` for what there is; is the agent of this program's version?"
 	}
 	return ""
 }

@@ -38,6 +38,13 @@ every route to it, and report how long writes were out (RTO) and what was lost
 		newEtcdCommand(),
 		newConfigCommand(),
 		newSandboxCommand(),
+		newStatusCommand(),
+		newSwitchoverCommand(),
+		newHistoryCommand(),
+		newGatesCommand(),
+		newObjectivesCommand(),
+		newPauseCommand(),
+		newResumeCommand(),
 	)
 	return root
 }
