@@ -106,7 +106,11 @@ func (k *Keeper) begin(ctx context.Context, epoch topology.Epoch) (context.Conte
 		end()
 		return nil, nil, fmt.Errorf("%s is being rebuilt: %w", k.cfg.Member.Name, ErrBusy)
 	}
-	seen := k.seen()
+	seen, err := k.seen(cctx)
+	if err != nil {
+		end()
+		return nil, nil, err
+	}
 	if epoch < seen {
 		end()
 		return nil, nil, &StaleEpochError{Node: k.cfg.Member.Name, Asked: epoch, Promised: seen}
@@ -119,9 +123,17 @@ func (k *Keeper) begin(ctx context.Context, epoch topology.Epoch) (context.Conte
 }
 
 // seen is the highest epoch this node knows of, by its own promises or by the
-// record as last seen: a lost promise file does not make it obey the past.
-func (k *Keeper) seen() topology.Epoch {
-	return max(k.promises.epoch(), k.reg.Snapshot().State.Epoch)
+// record as last seen. A node that has lost its promises asks etcd first: the
+// record has every epoch that it can have promised (D7).
+func (k *Keeper) seen(ctx context.Context) (topology.Epoch, error) {
+	snap := k.reg.Snapshot()
+	if k.promises.forgotten() {
+		var err error
+		if snap, err = k.reg.Read(ctx); err != nil {
+			return 0, fmt.Errorf("read the record in place of the lost promises of %s: %w", k.cfg.Member.Name, err)
+		}
+	}
+	return max(k.promises.epoch(), snap.State.Epoch), nil
 }
 
 // Status tells what the member knows of itself, with a fresh probe.
@@ -225,33 +237,42 @@ func (k *Keeper) Promote(ctx context.Context, req PromoteRequest) (Promoted, err
 		return p, fmt.Errorf("open %s: %w", k.cfg.Member.Name, err)
 	}
 	p.Opened = lap()
-	return p, k.afterPromote(ctx, &p)
+	k.afterPromote(ctx, req.Epoch, &p)
+	return p, nil
 }
 
 // afterPromote certifies this boot (the primary holds everything) and tidies
-// the former replication away, which is not needed for serving.
-func (k *Keeper) afterPromote(ctx context.Context, p *Promoted) error {
-	st, err := k.inst.Probe(ctx)
-	if err != nil {
-		return fmt.Errorf("look at %s after opening: %w", k.cfg.Member.Name, err)
-	}
-	p.Executed = st.Executed
+// the former replication away. The instance serves by now: what goes wrong
+// here is told, and is no reason to close it again.
+func (k *Keeper) afterPromote(ctx context.Context, epoch topology.Epoch, p *Promoted) {
 	k.mu.Lock()
 	k.errant = nil
 	k.mu.Unlock()
-	if st.Source == nil {
-		return k.promises.certify(st.BootID)
+	st, err := k.inst.Probe(ctx)
+	if err == nil {
+		p.Executed = st.Executed
+		err = k.promises.certify(st.BootID)
 	}
-	k.wg.Add(1)
-	go func() {
-		defer k.wg.Done()
-		tctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 10*time.Second)
+	if err != nil {
+		k.log.Warn("primary is open and not certified: it is no proof before it has caught up with its successor", zap.Error(err))
+	}
+	if err == nil && st.Source == nil {
+		return
+	}
+	k.background(func(ctx context.Context) {
+		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 		defer cancel()
-		if err := k.inst.Retire(tctx); err != nil {
+		// As a command among others: beside a later order to follow, it would
+		// remove what that one has set up.
+		ctx, end, err := k.begin(ctx, epoch)
+		if err == nil {
+			defer end()
+			err = k.inst.Retire(ctx)
+		}
+		if err != nil {
 			k.log.Warn("former replication could not be removed; it is stopped and harmless", zap.Error(err))
 		}
-	}()
-	return k.promises.certify(st.BootID)
+	})
 }
 
 // recorded makes sure that etcd names this node as the primary of epoch.

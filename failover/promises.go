@@ -27,12 +27,16 @@ type promiseStore struct {
 	file string
 	mu   sync.Mutex
 	p    promises
+	// lost: there was no file that could be read whole; what was promised
+	// before is not known.
+	lost bool
 }
 
 func openPromises(file string) (*promiseStore, error) {
 	s := &promiseStore{file: file}
 	raw, err := os.ReadFile(file)
 	if errors.Is(err, fs.ErrNotExist) {
+		s.lost = true
 		return s, nil
 	}
 	if err != nil {
@@ -40,9 +44,15 @@ func openPromises(file string) (*promiseStore, error) {
 	}
 	// A torn file is a lost file: nothing is promised and nothing certified.
 	if json.Unmarshal(raw, &s.p) != nil {
-		s.p = promises{}
+		s.p, s.lost = promises{}, true
 	}
 	return s, nil
+}
+
+func (s *promiseStore) forgotten() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.lost
 }
 
 func (s *promiseStore) epoch() topology.Epoch {
@@ -103,7 +113,7 @@ func (s *promiseStore) save(next promises) error {
 	if err := os.Rename(tmp.Name(), s.file); err != nil {
 		return err
 	}
-	s.p = next
+	s.p, s.lost = next, false
 	return syncDir(filepath.Dir(s.file))
 }
 

@@ -17,11 +17,12 @@ import (
 // caught up, asking the primary among nodes, and closes an instance that has
 // been replaced. It returns when everything it started has ended.
 func (k *Keeper) Run(ctx context.Context, nodes Nodes) error {
-	defer k.wg.Wait()
 	k.nodes = nodes
-	k.mu.Lock()
-	k.life = ctx
-	k.mu.Unlock()
+	k.live(ctx)
+	defer func() {
+		k.live(nil) //nolint:staticcheck // no life: nothing is started any more
+		k.wg.Wait()
+	}()
 	if k.inst == nil {
 		<-ctx.Done()
 		return nil
@@ -38,6 +39,28 @@ func (k *Keeper) Run(ctx context.Context, nodes Nodes) error {
 	}
 }
 
+func (k *Keeper) live(ctx context.Context) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	k.life = ctx
+}
+
+// background runs f beside the command that starts it and ends it with the
+// keeper; a keeper that does not run starts nothing.
+func (k *Keeper) background(f func(context.Context)) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.life == nil {
+		return
+	}
+	life := k.life
+	k.wg.Add(1)
+	go func() {
+		defer k.wg.Done()
+		f(life)
+	}()
+}
+
 func (k *Keeper) tend(ctx context.Context) {
 	if k.rebuilding() {
 		return
@@ -49,7 +72,7 @@ func (k *Keeper) tend(ctx context.Context) {
 		return // the detector tells; there is nothing to look after
 	}
 	snap := k.reg.Snapshot()
-	switch decideTending(k.cfg.Member.Name, snap.State, st, k.promises.certified(st.BootID)) {
+	switch decideTending(k.cfg.Member.Name, snap.State, st, k.promises.certified(st.BootID), k.promises.epoch()) {
 	case tendIsolate:
 		k.isolate(ctx, snap.State)
 	case tendCertify:
@@ -71,7 +94,7 @@ const (
 // decideTending says what the keeper owes its instance now. An open instance
 // that the record does not name is isolated (I2); while the record is not
 // known, nothing is done to an instance that serves (I9).
-func decideTending(self topology.NodeName, state election.State, st dbrepl.Status, certified bool) tending {
+func decideTending(self topology.NodeName, state election.State, st dbrepl.Status, certified bool, promised topology.Epoch) tending {
 	p := state.Primary
 	if p == nil {
 		return tendNothing
@@ -82,7 +105,9 @@ func decideTending(self topology.NodeName, state election.State, st dbrepl.Statu
 		if !st.SuperReadOnly || st.SemiSync.WaitSessions > 0 {
 			return tendIsolate
 		}
-		following := st.Source != nil && st.Source.ReceiverOn
+		// What it acknowledged in a later epoch than the record as seen here
+		// knows of, that record's primary may lack.
+		following := st.Source != nil && st.Source.ReceiverOn && st.Source.ServerUUID == p.ServerUUID && promised <= p.Epoch
 		if following && !certified && p.Phase == election.Open {
 			return tendCertify
 		}
@@ -138,6 +163,17 @@ func (k *Keeper) isolate(ctx context.Context, state election.State) {
 		return // a newer command is on its way
 	}
 	defer end()
+	// A command that ran until now may have made this instance the primary
+	// after the record was seen: only what etcd says now is a reason.
+	snap, err := k.reg.Read(cctx)
+	if err != nil {
+		return // without etcd nothing that serves is touched (I9)
+	}
+	st, err := k.inst.Probe(cctx)
+	if err != nil || decideTending(k.cfg.Member.Name, snap.State, st, true, k.promises.epoch()) != tendIsolate {
+		return
+	}
+	state = snap.State
 	k.log.Warn("instance is open but another is primary: isolating",
 		zap.String("primary", string(state.Primary.Node)), zap.Uint64("epoch", uint64(state.Epoch)))
 	ictx, cancel := context.WithTimeout(cctx, 2*time.Second)
