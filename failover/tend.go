@@ -18,9 +18,13 @@ import (
 // been replaced. It returns when everything it started has ended.
 func (k *Keeper) Run(ctx context.Context, nodes Nodes) error {
 	k.nodes = nodes
-	k.live(ctx)
+	k.mu.Lock()
+	k.life = ctx
+	k.mu.Unlock()
 	defer func() {
-		k.live(nil) //nolint:staticcheck // no life: nothing is started any more
+		k.mu.Lock()
+		k.life = nil // nothing more is started
+		k.mu.Unlock()
 		k.wg.Wait()
 	}()
 	if k.inst == nil {
@@ -37,12 +41,6 @@ func (k *Keeper) Run(ctx context.Context, nodes Nodes) error {
 		case <-tick.C:
 		}
 	}
-}
-
-func (k *Keeper) live(ctx context.Context) {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	k.life = ctx
 }
 
 // background runs f beside the command that starts it and ends it with the
