@@ -20,8 +20,10 @@ const (
 	selectDumps   = "SELECT t.processlist_id FROM performance_schema.threads AS t WHERE t.processlist_command LIKE 'Binlog Dump%'"
 	// Not information_schema.innodb_trx: that is not brought up to date while
 	// it is read more often than every 100 ms.
-	selectTransactions = selectClients + ` AND t.thread_id IN
-		(SELECT thread_id FROM performance_schema.events_transactions_current WHERE state = 'ACTIVE' AND access_mode = 'READ WRITE')`
+	selectTransactions = `SELECT t.processlist_id, e.event_id FROM performance_schema.events_transactions_current AS e
+		JOIN performance_schema.threads AS t USING (thread_id)
+		WHERE e.state = 'ACTIVE' AND e.access_mode = 'READ WRITE' AND t.type = 'FOREGROUND' AND t.processlist_id IS NOT NULL
+		AND t.processlist_user NOT IN ('system user', 'event_scheduler', SUBSTRING_INDEX(USER(), '@', 1))`
 )
 
 // CloseWrites closes an open instance for a switchover and returns what it has
@@ -84,19 +86,60 @@ func (i *Instance) reopen(ctx context.Context, readOnly, superReadOnly bool) err
 	return nil
 }
 
-// endTransactions waits up to drain for the clients' open transactions and
-// kills the sessions of the remaining.
+// endTransactions waits up to drain for the transactions that clients have open
+// now, and kills the sessions of those that have not ended by then. Younger
+// ones are left to the closing itself: it waits for what is committing and
+// refuses the rest.
 func (i *Instance) endTransactions(ctx context.Context, drain time.Duration) (killed int, err error) {
+	first, err := i.transactions(ctx)
+	if err != nil || len(first) == 0 {
+		return 0, err
+	}
+	open := first
 	waiting, cancel := context.WithTimeout(ctx, drain)
 	defer cancel()
 	err = poll(waiting, func() (bool, error) {
-		threads, err := i.threads(waiting, selectTransactions)
-		return len(threads) == 0, err
+		now, err := i.transactions(waiting)
+		if err != nil {
+			return false, err
+		}
+		open = map[transaction]bool{}
+		for t := range now {
+			if first[t] {
+				open[t] = true
+			}
+		}
+		return len(open) == 0, nil
 	})
 	if err == nil || waiting.Err() == nil || ctx.Err() != nil {
 		return 0, err
 	}
-	return i.killAll(ctx, selectTransactions)
+	var sessions []uint64
+	for t := range open {
+		sessions = append(sessions, t.session)
+	}
+	return i.kill(ctx, sessions)
+}
+
+// transaction names one transaction of one session.
+type transaction struct{ session, event uint64 }
+
+// transactions are the clients' open read-write transactions.
+func (i *Instance) transactions(ctx context.Context) (map[transaction]bool, error) {
+	rows, err := i.command.QueryContext(ctx, selectTransactions)
+	if err != nil {
+		return nil, fmt.Errorf("read open transactions: %w", err)
+	}
+	defer rows.Close() //nolint:errcheck // its error is rows.Err
+	open := map[transaction]bool{}
+	for rows.Next() {
+		var t transaction
+		if err := rows.Scan(&t.session, &t.event); err != nil {
+			return nil, fmt.Errorf("read open transactions: %w", err)
+		}
+		open[t] = true
+	}
+	return open, rows.Err()
 }
 
 // Isolate closes an instance that may be no primary any more: all client
@@ -152,21 +195,26 @@ func (i *Instance) KillClients(ctx context.Context) (int, error) {
 	return n, nil
 }
 
-// killAll ends the sessions that a query lists, one after another on one
-// connection: more in parallel are slower.
+// killAll ends the sessions that a query lists.
 func (i *Instance) killAll(ctx context.Context, query string) (killed int, err error) {
+	threads, err := i.threads(ctx, query)
+	if err != nil {
+		return 0, err
+	}
+	return i.kill(ctx, threads)
+}
+
+// kill ends sessions, one after another on one connection: several in parallel
+// are slower.
+func (i *Instance) kill(ctx context.Context, sessions []uint64) (killed int, err error) {
 	conn, err := i.command.Conn(ctx)
 	if err != nil {
 		return 0, err
 	}
 	defer conn.Close()
-	threads, err := listThreads(ctx, conn, query)
-	if err != nil {
-		return 0, err
-	}
 	var failed []error
-	for _, thread := range threads {
-		if err := kill(ctx, conn, thread); err != nil {
+	for _, session := range sessions {
+		if err := kill(ctx, conn, session); err != nil {
 			failed = append(failed, err)
 			if ctx.Err() != nil {
 				break
