@@ -60,6 +60,7 @@ type Controller struct {
 	wake     <-chan struct{}
 	failures int       // operations in a row that ended without a primary
 	notUntil time.Time // when the next may be tried
+	placeAt  time.Time // when leaderships are looked at next
 }
 
 // tidyPass is one pass over the instances in quiet times. It runs beside the
@@ -93,6 +94,9 @@ func NewController(cfg ControllerConfig, log *zap.Logger) *Controller {
 // WakeBy sets the channel that has a value whenever the record, the leadership
 // or a verdict may have changed. Call it before Run.
 func (c *Controller) WakeBy(changes <-chan struct{}) { c.wake = changes }
+
+// placeEvery is how often the leader looks where the leaderships are.
+const placeEvery = 5 * time.Second
 
 // idleTick is how often the leader looks at the cluster when nothing wakes it.
 const idleTick = 250 * time.Millisecond
@@ -197,6 +201,7 @@ func (c *Controller) attempt(ctx context.Context, v View, kind election.Kind, ca
 		return
 	}
 	c.failures = 0
+	c.placeAt = time.Time{}
 }
 
 // backOff keeps attempts that fail from using up epochs: 0.25 s, doubling to
