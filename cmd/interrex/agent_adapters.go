@@ -75,17 +75,17 @@ type instanceProber struct {
 
 // Probe implements detector.Prober.
 func (p instanceProber) Probe(ctx context.Context) (detector.Reading, error) {
-	st, err := p.inst.Probe(ctx)
+	g, err := p.inst.Glance(ctx)
 	if err != nil {
 		return detector.Reading{}, err
 	}
-	r := detector.Reading{Closed: st.SuperReadOnly}
-	if s := st.Source; s != nil {
+	r := detector.Reading{Closed: g.SuperReadOnly}
+	if g.SourceHost != "" {
 		r.Receiver = &detector.Receiver{
-			Source: p.source(s.Host, s.Port),
+			Source: p.source(g.SourceHost, g.SourcePort),
 			// A receiver that was stopped by order is OFF; one that lost its
 			// source tries to connect.
-			Lost: s.ReceiverState == "CONNECTING", Detail: s.ReceiverError,
+			Lost: g.ReceiverState == "CONNECTING", Detail: g.ReceiverError,
 		}
 	}
 	return r, nil
