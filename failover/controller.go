@@ -159,6 +159,10 @@ func (c *Controller) beginTidying(ctx context.Context, v View) {
 			return
 		}
 	}
+	place := !time.Now().Before(c.placeAt)
+	if place {
+		c.placeAt = time.Now().Add(placeEvery)
+	}
 	tctx, cancel := context.WithCancel(ctx)
 	pass := &tidyPass{cancel: cancel, done: make(chan struct{})}
 	c.tidying = pass
@@ -166,7 +170,9 @@ func (c *Controller) beginTidying(ctx context.Context, v View) {
 		defer close(pass.done)
 		defer cancel()
 		c.rejoin.tidy(tctx, v)
-		c.place(tctx, v)
+		if place {
+			c.place(tctx, v)
+		}
 	}()
 }
 
@@ -299,10 +305,11 @@ func (c *Controller) Switchover(ctx context.Context, to topology.NodeName) (Repo
 
 func (c *Controller) switchover(ctx context.Context, to topology.NodeName) (Report, error) {
 	c.endTidying()
-	v := c.cfg.Watcher.View()
-	if !v.Leadership.Mine {
+	if !c.cfg.Registry.Leadership().Mine {
 		return Report{}, ErrNotLeader
 	}
+	// What was polled before the last operation ended must not refuse this one.
+	v := c.cfg.Watcher.RefreshAll(ctx)
 	if g := closedGate(decideGates(v, c.cfg.Policy, to), election.Switchover); g != nil {
 		return Report{}, &GateError{Gate: *g}
 	}

@@ -202,8 +202,17 @@ func decideSwitchoverGates(v View, p Policy, to topology.NodeName, add addGate) 
 	s := v.State
 	n, ok := v.Nodes[s.Primary.Node]
 	healthy := ok && n.Instance != nil && n.Instance.Writable() && s.Primary.Phase == election.Open && v.Primary.Verdict != topology.Failed
+	why := v.Primary.Explanation
+	switch {
+	case !ok:
+		why = "its agent does not answer"
+	case n.Instance == nil:
+		why = "its server does not answer: " + n.InstanceError
+	case !n.Instance.Writable() || s.Primary.Phase != election.Open:
+		why = "it is closed"
+	}
 	add(election.Switchover, gateHealthy, healthy, string(s.Primary.Node)+" serves writes",
-		fmt.Sprintf("%s is not serving writes: %s", s.Primary.Node, v.Primary.Explanation))
+		fmt.Sprintf("%s is not serving writes: %s", s.Primary.Node, why))
 	sv := expectedSurvey(v)
 	if ok && n.Instance != nil {
 		sv.union = n.Instance.Executed.Union(n.Instance.Committing)
@@ -216,7 +225,7 @@ func decideSwitchoverGates(v View, p Policy, to topology.NodeName, add addGate) 
 	if err != nil {
 		return
 	}
-	why := behind(v.Nodes[c.Node], p.MaxLag)
+	why = behind(v.Nodes[c.Node], p.MaxLag)
 	add(election.Switchover, gateCaughtUp, why == "", string(c.Node)+" has caught up", fmt.Sprintf("%s: %s", c.Node, why))
 }
 

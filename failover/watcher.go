@@ -125,6 +125,16 @@ func (w *Watcher) Refresh(ctx context.Context, name topology.NodeName) View {
 	return w.View()
 }
 
+// RefreshAll asks every member now and returns the view with their answers.
+func (w *Watcher) RefreshAll(ctx context.Context) View {
+	var asked sync.WaitGroup
+	for _, m := range w.reg.Members() {
+		asked.Go(func() { w.refresh(ctx, m.Name) })
+	}
+	asked.Wait()
+	return w.View()
+}
+
 // Ask asks one member now, bounded by a second.
 func (w *Watcher) Ask(ctx context.Context, name topology.NodeName) (NodeStatus, error) {
 	ctx, cancel := context.WithTimeout(ctx, time.Second)

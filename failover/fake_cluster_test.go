@@ -1,0 +1,557 @@
+package failover
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"path/filepath"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
+
+	"interrex/election"
+	"interrex/internal/gtid"
+	"interrex/internal/topology"
+	"interrex/router"
+)
+
+// store is etcd: one record under compare-and-swap, the leader key, the ledger.
+type store struct {
+	mu       sync.Mutex
+	state    election.State
+	revision int64
+	leader   election.Leadership
+	members  []topology.Member
+	reports  map[topology.Epoch][]byte
+	down     bool
+	// history is every state the record has had.
+	history []election.State
+}
+
+// fakeRegistry is one member's way to the store.
+type fakeRegistry struct {
+	*store
+	self topology.NodeName
+	// on is told of every change of the record before and after it is made.
+	on func(ctx context.Context, what string, after bool) error
+	// pinned is what this member sees in place of the record: a watch that lags.
+	pinned *election.Snapshot
+}
+
+func copyOf(s election.State) election.State {
+	raw, err := json.Marshal(s)
+	if err != nil {
+		panic(err)
+	}
+	var out election.State
+	if err := json.Unmarshal(raw, &out); err != nil {
+		panic(err)
+	}
+	return out
+}
+
+func (r *fakeRegistry) Snapshot() election.Snapshot {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.pinned != nil {
+		return *r.pinned
+	}
+	return election.Snapshot{State: copyOf(r.state), Revision: r.revision}
+}
+
+func (r *fakeRegistry) Read(ctx context.Context) (election.Snapshot, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.down || ctx.Err() != nil {
+		return election.Snapshot{}, election.ErrUnreachable
+	}
+	r.pinned = nil
+	return election.Snapshot{State: copyOf(r.state), Revision: r.revision}, nil
+}
+
+// updateName says what a change of the record is about.
+func updateName(from, to election.State) string {
+	switch {
+	case to.Epoch > from.Epoch:
+		return "claim"
+	case to.Primary != nil && (from.Primary == nil || to.Primary.Epoch > from.Primary.Epoch):
+		return "record"
+	case from.Operation != nil && to.Operation == nil && to.Epoch == to.Primary.Epoch:
+		return "end"
+	case from.Operation != nil && to.Operation == nil:
+		return "free"
+	default:
+		return "change"
+	}
+}
+
+func (r *fakeRegistry) Update(ctx context.Context, base election.Snapshot, change func(*election.State) error) (election.Snapshot, error) {
+	next := copyOf(base.State)
+	if err := change(&next); err != nil {
+		return election.Snapshot{}, err
+	}
+	name := updateName(base.State, next)
+	if err := r.on(ctx, name, false); err != nil {
+		return election.Snapshot{}, err
+	}
+	snap, err := r.swap(base, next)
+	if err == nil {
+		err = r.on(ctx, name, true)
+	}
+	return snap, err
+}
+
+func (r *fakeRegistry) swap(base election.Snapshot, next election.State) (election.Snapshot, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	switch {
+	case r.down:
+		return election.Snapshot{}, election.ErrUnreachable
+	case r.leader.Holder != r.self:
+		return election.Snapshot{}, election.ErrNotLeader
+	case base.Revision != r.revision:
+		return election.Snapshot{}, election.ErrConflict
+	case next.Epoch < r.state.Epoch, r.state.Primary != nil && next.Primary.Epoch < r.state.Primary.Epoch:
+		return election.Snapshot{}, election.ErrInvalidChange
+	}
+	r.revision++
+	r.state = copyOf(next)
+	r.history = append(r.history, copyOf(next))
+	return election.Snapshot{State: copyOf(next), Revision: r.revision}, nil
+}
+
+func (r *fakeRegistry) Leadership() election.Leadership {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	l := r.leader
+	l.Mine = l.Holder == r.self
+	return l
+}
+
+func (r *fakeRegistry) Members() []topology.Member { return slices.Clone(r.members) }
+
+func (r *fakeRegistry) SaveReport(ctx context.Context, epoch topology.Epoch, report []byte) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.down || ctx.Err() != nil {
+		return election.ErrUnreachable
+	}
+	r.reports[epoch] = report
+	return nil
+}
+
+func (r *fakeRegistry) Report(_ context.Context, epoch topology.Epoch) ([]byte, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if raw, ok := r.reports[epoch]; ok {
+		return raw, nil
+	}
+	return nil, election.ErrNotFound
+}
+
+func (r *fakeRegistry) Reports(_ context.Context, n int) ([][]byte, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	var out [][]byte
+	for _, e := range slices.Backward(slices.Sorted(maps.Keys(r.reports))) {
+		if len(out) < n {
+			out = append(out, r.reports[e])
+		}
+	}
+	return out, nil
+}
+
+func (r *fakeRegistry) TakeOver(context.Context, topology.NodeName) error {
+	return election.ErrConflict
+}
+
+func (r *fakeRegistry) Transfer(context.Context, topology.NodeName) error {
+	return election.ErrConflict
+}
+
+// agent is one member with all that its agent runs.
+type agent struct {
+	member   topology.Member
+	registry *fakeRegistry
+	keeper   *Keeper
+	table    *router.Table
+	watcher  *Watcher
+	control  *Controller
+	restarts int
+	stop     context.CancelFunc
+	ctx      context.Context
+}
+
+// cluster is a fleet with agents: n1… with an instance, a1 and a2 without.
+type cluster struct {
+	t      *testing.T
+	fleet  *fleet
+	store  *store
+	agents map[topology.NodeName]*agent
+	wg     sync.WaitGroup
+
+	mu  sync.Mutex
+	cut map[topology.NodeName]bool // agents nobody reaches
+	on  func(e event) error
+}
+
+// event is an order or a change of the record; after tells whether it has been
+// carried out. An error in its place is what the caller gets.
+type event struct {
+	from, to topology.NodeName
+	what     string
+	epoch    topology.Epoch
+	after    bool
+}
+
+func (e event) String() string {
+	return fmt.Sprintf("%s→%s %s (epoch %d, after %v)", e.from, e.to, e.what, e.epoch, e.after)
+}
+
+// newCluster has the given number of instances, none of which runs an agent
+// yet. Call it in a synctest bubble.
+func newCluster(t *testing.T, instances int) *cluster {
+	c := &cluster{
+		t: t, fleet: newFleet(), agents: map[topology.NodeName]*agent{}, cut: map[topology.NodeName]bool{},
+		store: &store{reports: map[topology.Epoch][]byte{}, leader: election.Leadership{Holder: "a1"}, state: election.State{Cluster: "c"}},
+	}
+	for i := range instances {
+		s := c.fleet.add(i + 1)
+		c.store.members = append(c.store.members, topology.Member{Name: s.name, MySQL: s.address})
+	}
+	c.store.members = append(c.store.members, topology.Member{Name: "a1"}, topology.Member{Name: "a2"})
+	for _, m := range c.store.members {
+		c.agents[m.Name] = c.newAgent(m)
+	}
+	return c
+}
+
+func (c *cluster) newAgent(m topology.Member) *agent {
+	a := &agent{member: m, table: router.NewTable()}
+	a.registry = &fakeRegistry{store: c.store, self: m.Name, on: func(ctx context.Context, what string, after bool) error {
+		return c.happen(ctx, event{from: m.Name, what: what, after: after})
+	}}
+	var (
+		inst    Instance
+		rebuild Rebuilder
+		err     error
+	)
+	if m.HasInstance() {
+		s := c.fleet.servers[m.Name]
+		inst, rebuild = s, restarter{s}
+	}
+	a.keeper, err = NewKeeper(KeeperConfig{Member: m, PromiseFile: filepath.Join(c.t.TempDir(), "promises")},
+		inst, rebuild, a.registry, a.table, zap.NewNop())
+	require.NoError(c.t, err)
+	nodes := linkedNodes{c, m.Name}
+	a.watcher = NewWatcher(m.Name, a.registry, nodes, fakeDetector{c}, 0)
+	a.control = NewController(ControllerConfig{
+		Self: m.Name, Policy: Policy{Automatic: true, Acks: 1, MaxLag: time.Second, Expected: len(c.store.members)},
+		Limits: DefaultLimits(), Registry: a.registry, Leader: a.registry, Nodes: nodes, Watcher: a.watcher,
+		Verifier: routeVerifier{c, a.table}, Table: a.table,
+	}, zap.NewNop())
+	a.ctx, a.stop = context.WithCancel(context.Background())
+	return a
+}
+
+// restarter is a Rebuilder that can only restart.
+type restarter struct{ *server }
+
+func (r restarter) Restart(context.Context) error { r.kill(); r.start(false); return nil }
+
+func (r restarter) Rebuild(context.Context, string, gtid.Set, func(string, string)) error {
+	return errors.New("no rebuilding here")
+}
+
+// run starts what the agents run; end stops it.
+func (c *cluster) run() {
+	for _, a := range c.agents {
+		for _, f := range []func(context.Context) error{
+			func(ctx context.Context) error { return a.keeper.Run(ctx, linkedNodes{c, a.member.Name}) },
+			a.watcher.Run, a.control.Run,
+			RouteKeeper{Registry: a.registry, Watcher: a.watcher, Table: a.table, MaxLag: time.Second, Log: zap.NewNop()}.Run,
+		} {
+			c.wg.Go(func() { _ = f(a.ctx) })
+		}
+	}
+}
+
+func (c *cluster) end() {
+	for _, a := range c.agents {
+		a.stop()
+	}
+	c.wg.Wait()
+}
+
+// happen tells the test of an event; whoever causes one after its agent was
+// stopped gets the context's error.
+func (c *cluster) happen(ctx context.Context, e event) error {
+	c.mu.Lock()
+	on := c.on
+	c.mu.Unlock()
+	if on != nil {
+		if err := on(e); err != nil {
+			return err
+		}
+	}
+	if c.agents[e.from].ctx.Err() != nil {
+		return context.Canceled
+	}
+	return ctx.Err()
+}
+
+func (c *cluster) hook(on func(event) error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.on = on
+}
+
+// reach cuts an agent off from all others, or ends that.
+func (c *cluster) reach(name topology.NodeName, ok bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.cut[name] = !ok
+}
+
+// lead makes a member the leader.
+func (c *cluster) lead(name topology.NodeName) {
+	c.store.mu.Lock()
+	defer c.store.mu.Unlock()
+	c.store.leader = election.Leadership{Holder: name, Revision: c.store.leader.Revision + 1}
+}
+
+func (c *cluster) state() election.State { return c.agents["a1"].registry.Snapshot().State }
+
+func (c *cluster) server(name topology.NodeName) *server { return c.fleet.servers[name] }
+
+// linkedNodes are the members as one of them reaches them.
+type linkedNodes struct {
+	c    *cluster
+	from topology.NodeName
+}
+
+func (l linkedNodes) Node(name topology.NodeName) (Node, error) {
+	if _, ok := l.c.agents[name]; !ok {
+		return nil, fmt.Errorf("no member %q", name)
+	}
+	return link{l.c, l.from, name}, nil
+}
+
+// link is a Node over a network that can be cut, and is watched by the test.
+type link struct {
+	c        *cluster
+	from, to topology.NodeName
+}
+
+func (l link) order(ctx context.Context, what string, epoch topology.Epoch, do func(context.Context, *Keeper) error) error {
+	l.c.mu.Lock()
+	cut := l.c.cut[l.from] || l.c.cut[l.to]
+	l.c.mu.Unlock()
+	target := l.c.agents[l.to]
+	if l.from != l.to && (cut || target.ctx.Err() != nil) {
+		<-ctx.Done()
+		return fmt.Errorf("%s: no answer: %w", l.to, ctx.Err())
+	}
+	e := event{from: l.from, to: l.to, what: what, epoch: epoch}
+	if err := l.c.happen(ctx, e); err != nil {
+		return err
+	}
+	err := do(ctx, target.keeper)
+	e.after = true
+	if herr := l.c.happen(ctx, e); herr != nil {
+		return herr
+	}
+	return err
+}
+
+func (l link) Status(ctx context.Context) (st NodeStatus, err error) {
+	err = l.order(ctx, "status", 0, func(ctx context.Context, k *Keeper) error { st, err = k.Status(ctx); return err })
+	return st, err
+}
+
+func (l link) Freeze(ctx context.Context, req FreezeRequest) (f Frozen, err error) {
+	err = l.order(ctx, "freeze", req.Epoch, func(ctx context.Context, k *Keeper) error { f, err = k.Freeze(ctx, req); return err })
+	return f, err
+}
+
+func (l link) CatchUp(ctx context.Context, req CatchUpRequest) (u CaughtUp, err error) {
+	err = l.order(ctx, "catchup", req.Epoch, func(ctx context.Context, k *Keeper) error { u, err = k.CatchUp(ctx, req); return err })
+	return u, err
+}
+
+func (l link) Promote(ctx context.Context, req PromoteRequest) (p Promoted, err error) {
+	err = l.order(ctx, "promote", req.Epoch, func(ctx context.Context, k *Keeper) error { p, err = k.Promote(ctx, req); return err })
+	return p, err
+}
+
+func (l link) Follow(ctx context.Context, req FollowRequest) error {
+	return l.order(ctx, "follow", req.Epoch, func(ctx context.Context, k *Keeper) error { return k.Follow(ctx, req) })
+}
+
+func (l link) Close(ctx context.Context, req CloseRequest) (cl Closed, err error) {
+	err = l.order(ctx, "close", req.Epoch, func(ctx context.Context, k *Keeper) error { cl, err = k.Close(ctx, req); return err })
+	return cl, err
+}
+
+func (l link) Rebuild(ctx context.Context, req RebuildRequest) error {
+	return l.order(ctx, "rebuild", req.Epoch, func(ctx context.Context, k *Keeper) error { return k.Rebuild(ctx, req) })
+}
+
+func (l link) Route(ctx context.Context, r router.Route) error {
+	return l.order(ctx, "route", r.Epoch, func(ctx context.Context, k *Keeper) error { return k.Route(ctx, r) })
+}
+
+// fakeDetector knows the truth at once: a server that does not answer failed.
+type fakeDetector struct{ c *cluster }
+
+func (d fakeDetector) Judge(name topology.NodeName) Judgement {
+	d.c.fleet.mu.Lock()
+	defer d.c.fleet.mu.Unlock()
+	j := Judgement{Subject: name, Verdict: topology.Healthy, Explanation: "it answers", At: time.Now()}
+	if !d.c.fleet.servers[name].alive() {
+		j.Verdict, j.Explanation, j.Cause = topology.Failed, "it does not answer", "process exited"
+		j.LastGood, j.FirstBad = 30*time.Millisecond, 20*time.Millisecond
+	}
+	return j
+}
+
+func (d fakeDetector) MemberFailed(topology.NodeName) bool { return false }
+
+// routeVerifier writes through a member's route.
+type routeVerifier struct {
+	c     *cluster
+	table *router.Table
+}
+
+func (v routeVerifier) VerifyWrite(ctx context.Context, epoch topology.Epoch) error {
+	return v.c.write(ctx, v.table, epoch)
+}
+
+// write is a client's write through a route of at least epoch, tried until it
+// is acknowledged.
+func (c *cluster) write(ctx context.Context, table *router.Table, epoch topology.Epoch) error {
+	for {
+		r := table.Current()
+		if r.Phase == router.Open && r.Epoch >= epoch {
+			if s := c.server(r.Primary.Node); s != nil {
+				wctx, cancel := context.WithTimeout(ctx, time.Second)
+				_, err := s.commit(wctx, true)
+				cancel()
+				if err == nil {
+					return nil
+				}
+			}
+		}
+		select {
+		case <-ctx.Done():
+			return ctx.Err()
+		case <-time.After(5 * time.Millisecond):
+		}
+	}
+}
+
+// clients write through every member's routes until the function it returns is
+// called.
+func (c *cluster) clients() (stop func()) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for _, a := range c.agents {
+		wg.Go(func() {
+			for ctx.Err() == nil {
+				_ = c.write(ctx, a.table, 0)
+				select {
+				case <-ctx.Done():
+				case <-time.After(3 * time.Millisecond):
+				}
+			}
+		})
+	}
+	return func() { cancel(); wg.Wait() }
+}
+
+// eventually waits for a condition, in the bubble's time.
+func (c *cluster) eventually(what string, ok func() bool) {
+	c.t.Helper()
+	for range 6000 {
+		if ok() {
+			return
+		}
+		time.Sleep(10 * time.Millisecond)
+	}
+	raw, _ := json.MarshalIndent(c.state(), "", " ")
+	require.FailNow(c.t, "not within a minute: "+what, "%s\n%s", raw, c.describe())
+}
+
+func (c *cluster) describe() string {
+	c.fleet.mu.Lock()
+	defer c.fleet.mu.Unlock()
+	var b strings.Builder
+	for _, name := range slices.Sorted(maps.Keys(c.fleet.servers)) {
+		s := c.fleet.servers[name]
+		src := topology.NodeName("nobody")
+		if s.source != nil {
+			src = s.source.name
+		}
+		fmt.Fprintf(&b, "%s: down %v, super_read_only %v, read_only %v, armed %v, from %s (receiver %v, acker %v), executed %s, received %s, waiting %d\n",
+			name, s.down, s.superRO, s.readOnly, s.armed, src, s.receiverOn, s.acker, s.executed, s.received, len(s.acks))
+	}
+	return b.String()
+}
+
+// settled tells whether a primary serves and nothing is in flight.
+func (c *cluster) settled() bool {
+	s := c.state()
+	return s.Primary != nil && s.Operation == nil && s.Primary.Phase == election.Open && s.Epoch == s.Primary.Epoch &&
+		slices.Equal(c.writable(), []topology.NodeName{s.Primary.Node})
+}
+
+// writable are the servers that take clients' writes.
+func (c *cluster) writable() []topology.NodeName {
+	c.fleet.mu.Lock()
+	defer c.fleet.mu.Unlock()
+	var out []topology.NodeName
+	for name, s := range c.fleet.servers {
+		if s.alive() && !s.superRO && !s.readOnly {
+			out = append(out, name)
+		}
+	}
+	slices.Sort(out)
+	return out
+}
+
+// check asserts what must hold whenever the cluster has settled: one writable
+// instance, no acknowledged commit lost (I1, I2), a ledger entry with an
+// outcome for every epoch (I7, I10).
+func (c *cluster) check() {
+	c.t.Helper()
+	c.eventually("one primary that serves", c.settled)
+	s := c.state()
+	c.fleet.mu.Lock()
+	lost := c.fleet.acked.Minus(c.fleet.servers[s.Primary.Node].executed)
+	c.fleet.mu.Unlock()
+	require.True(c.t, lost.IsEmpty(), "acknowledged and lost: %s\n%s", lost, c.describe())
+	for e := topology.Epoch(1); e <= s.Epoch; e++ {
+		raw, err := c.agents["a1"].registry.Report(context.Background(), e)
+		require.NoError(c.t, err, "epoch %d is not in the ledger", e)
+		var rep Report
+		require.NoError(c.t, json.Unmarshal(raw, &rep))
+		require.NotEqual(c.t, Unfinished, rep.Outcome, "epoch %d", e)
+	}
+}
+
+// report reads the ledger entry of an epoch.
+func (c *cluster) report(epoch topology.Epoch) Report {
+	c.t.Helper()
+	raw, err := c.agents["a1"].registry.Report(context.Background(), epoch)
+	require.NoError(c.t, err)
+	var rep Report
+	require.NoError(c.t, json.Unmarshal(raw, &rep))
+	return rep
+}

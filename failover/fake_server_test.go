@@ -1,0 +1,338 @@
+package failover
+
+import (
+	"context"
+	"fmt"
+	"net"
+	"strconv"
+	"strings"
+	"sync"
+	"time"
+
+	"interrex/dbrepl"
+	"interrex/internal/gtid"
+	"interrex/internal/topology"
+)
+
+// gtids is a set in short: "1:1-5,2:7" are transactions of the servers whose
+// uuids uuidOf(1) and uuidOf(2) are.
+func gtids(short string) gtid.Set {
+	var parts []string
+	for part := range strings.SplitSeq(short, ",") {
+		if n, numbers, ok := strings.Cut(part, ":"); ok {
+			parts = append(parts, uuidOf(n)+":"+numbers)
+		}
+	}
+	return gtid.MustParse(strings.Join(parts, ","))
+}
+
+func uuidOf(number string) string { return "00000000-0000-0000-0000-" + fmt.Sprintf("%012s", number) }
+
+// fleet is a handful of servers in memory that replicate from one another, as
+// far as semi-sync and what is lost or kept go. One lock guards them all.
+type fleet struct {
+	mu      sync.Mutex
+	changed chan struct{} // closed and replaced at each change
+	servers map[topology.NodeName]*server
+	// acked has every commit that a client was told is done.
+	acked gtid.Set
+}
+
+func newFleet() *fleet {
+	return &fleet{changed: make(chan struct{}), servers: map[topology.NodeName]*server{}}
+}
+
+// server is one mysqld; it implements Instance. Fields are guarded by fleet.mu.
+type server struct {
+	fleet             *fleet
+	name              topology.NodeName
+	uuid              string
+	address           string
+	version           string
+	boot              int
+	down              bool // nobody answers
+	hung              bool // accepts and never answers
+	superRO, readOnly bool
+	armed             bool
+	k                 int
+	executed          gtid.Set
+	received          gtid.Set // executed ∪ retrieved
+	committing        gtid.Set // in the binary log, waiting for acknowledgements
+	acks              map[string]map[topology.NodeName]bool
+	next              int
+	source            *server
+	receiverOn        bool
+	acker             bool
+	held              bool // the applier does not get on
+	marker            topology.Marker
+	busy              bool // a transaction is open that keeps it from closing
+	retires           int
+}
+
+func (f *fleet) add(number int) *server {
+	s := &server{
+		fleet: f, name: topology.NodeName(fmt.Sprintf("n%d", number)), uuid: uuidOf(strconv.Itoa(number)),
+		address: "127.0.0.1:" + strconv.Itoa(3300+number), version: "8.4.5", boot: 1,
+		superRO: true, readOnly: true, acks: map[string]map[topology.NodeName]bool{},
+	}
+	f.servers[s.name] = s
+	return s
+}
+
+// change runs do under the lock, lets replication get on, and wakes who waits.
+func (f *fleet) change(do func()) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	do()
+	for range f.servers {
+		for _, s := range f.servers {
+			s.replicate()
+		}
+	}
+	close(f.changed)
+	f.changed = make(chan struct{})
+}
+
+func (s *server) alive() bool { return !s.down && !s.hung }
+
+func (s *server) replicate() {
+	if !s.alive() {
+		return
+	}
+	if s.receiverOn && s.source.alive() {
+		s.received = s.received.Union(s.source.executed).Union(s.source.committing)
+		for id, by := range s.source.acks {
+			if s.acker && s.received.Contains(gtid.MustParse(id)) {
+				by[s.name] = true
+			}
+		}
+	}
+	if !s.held {
+		s.executed = s.received
+		if s.source != nil && s.source.marker.Epoch > s.marker.Epoch {
+			s.marker = s.source.marker
+		}
+	}
+	for id, by := range s.acks {
+		if len(by) >= s.k || !s.armed {
+			s.finish(id)
+		}
+	}
+}
+
+func (s *server) finish(id string) {
+	set := gtid.MustParse(id)
+	s.committing = s.committing.Minus(set)
+	s.executed = s.executed.Union(set)
+	s.received = s.received.Union(set)
+	delete(s.acks, id)
+}
+
+// wait waits until ok holds (under the lock) or ctx ends.
+func (f *fleet) wait(ctx context.Context, ok func() bool) error {
+	for {
+		f.mu.Lock()
+		done, changed := ok(), f.changed
+		f.mu.Unlock()
+		if done {
+			return nil
+		}
+		select {
+		case <-changed:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
+
+// commit writes one transaction and waits until it is acknowledged; a client's
+// is refused while the server is closed.
+func (s *server) commit(ctx context.Context, client bool) (gtid.Set, error) {
+	var id gtid.Set
+	refused, boot := false, 0
+	s.fleet.change(func() {
+		if refused = !s.alive() || s.superRO || (client && s.readOnly); refused {
+			return
+		}
+		s.next++
+		boot = s.boot
+		id = gtid.MustParse(s.uuid + ":" + strconv.Itoa(s.next))
+		s.committing = s.committing.Union(id)
+		s.acks[id.String()] = map[topology.NodeName]bool{}
+	})
+	if refused {
+		return id, fmt.Errorf("%s refuses writes", s.name)
+	}
+	lost := false
+	err := s.fleet.wait(ctx, func() bool {
+		lost = s.down || s.boot != boot
+		if !lost && s.executed.Contains(id) {
+			s.fleet.acked = s.fleet.acked.Union(id)
+			return true
+		}
+		return lost
+	})
+	if err == nil && lost {
+		err = fmt.Errorf("%s: connection lost, outcome unknown", s.name)
+	}
+	return id, err
+}
+
+// kill ends the process; waiting commits are answered by nobody.
+func (s *server) kill() { s.fleet.change(func() { s.down = true }) }
+
+// start brings the process back as configuration says: closed, replicating
+// from nobody, what was in the binary log committed. With forget, the relay
+// log that was not executed is dropped, as relay_log_recovery does.
+func (s *server) start(forget bool) {
+	s.fleet.change(func() {
+		s.down, s.hung, s.boot = false, false, s.boot+1
+		s.superRO, s.readOnly, s.armed, s.acker, s.receiverOn, s.busy = true, true, false, false, false, false
+		s.executed = s.executed.Union(s.committing)
+		if forget {
+			s.received = s.executed
+		}
+		s.received = s.received.Union(s.executed)
+		s.committing, s.acks = gtid.Set{}, map[string]map[topology.NodeName]bool{}
+	})
+}
+
+// order waits until the server answers, and then does it.
+func (s *server) order(ctx context.Context, do func() error) error {
+	var err error
+	werr := s.fleet.wait(ctx, func() bool { return !s.hung })
+	if werr != nil {
+		return werr
+	}
+	s.fleet.change(func() {
+		if s.down {
+			err = fmt.Errorf("%s: connection refused", s.name)
+			return
+		}
+		err = do()
+	})
+	return err
+}
+
+func (s *server) Probe(ctx context.Context) (st dbrepl.Status, err error) {
+	err = s.order(ctx, func() error {
+		st = dbrepl.Status{
+			ServerUUID: s.uuid, Version: s.version, BootID: fmt.Sprintf("%s-%d", s.name, s.boot),
+			Executed: s.executed, Committing: s.committing, Received: s.received,
+			ReadOnly: s.readOnly, SuperReadOnly: s.superRO, Marker: s.marker,
+			SemiSync: dbrepl.SemiSync{SourceEnabled: s.armed, WaitFor: s.k, WaitSessions: len(s.acks), ReplicaEnabled: s.acker},
+		}
+		if s.source != nil {
+			host, port, _ := net.SplitHostPort(s.source.address)
+			n, _ := strconv.Atoi(port)
+			src := &dbrepl.SourceStatus{
+				Host: host, Port: n, ServerUUID: s.source.uuid, ApplierOn: true, ReceiverState: "OFF",
+				Unapplied: s.received.Minus(s.executed).Count(),
+			}
+			if s.receiverOn {
+				src.ReceiverState = "CONNECTING"
+				if s.source.alive() {
+					src.ReceiverOn, src.ReceiverState = true, "ON"
+					st.SemiSync.ReplicaActive = s.acker
+				}
+			}
+			st.Source = src
+		}
+		return nil
+	})
+	return st, err
+}
+
+func (s *server) Freeze(ctx context.Context) (executed, received gtid.Set, unapplied uint64, err error) {
+	err = s.order(ctx, func() error {
+		s.receiverOn = false
+		executed, received = s.executed, s.received
+		return nil
+	})
+	return executed, received, received.Minus(executed).Count(), err
+}
+
+func (s *server) CatchUp(ctx context.Context, set gtid.Set, limit time.Duration) (executed gtid.Set, err error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	err = s.fleet.wait(ctx, func() bool { executed = s.executed; return s.alive() && s.executed.Contains(set) })
+	if err != nil {
+		err = fmt.Errorf("%w: %w", dbrepl.ErrNotCaughtUp, err)
+	}
+	return executed, err
+}
+
+func (s *server) Arm(ctx context.Context, k int) error {
+	return s.order(ctx, func() error { s.armed, s.k = true, k; return nil })
+}
+
+func (s *server) WriteMarker(ctx context.Context, m topology.Marker) (gtid.Set, error) {
+	if err := s.order(ctx, func() error { s.superRO, s.marker = false, m; return nil }); err != nil {
+		return gtid.Set{}, err
+	}
+	if _, err := s.commit(ctx, false); err != nil {
+		return gtid.Set{}, fmt.Errorf("%w: %w", dbrepl.ErrOutcomeUnknown, err)
+	}
+	return s.has(), nil
+}
+
+func (s *server) has() gtid.Set {
+	s.fleet.mu.Lock()
+	defer s.fleet.mu.Unlock()
+	return s.executed
+}
+
+func (s *server) OpenWrites(ctx context.Context) error {
+	return s.order(ctx, func() error { s.superRO, s.readOnly = false, false; return nil })
+}
+
+func (s *server) Retire(ctx context.Context) error {
+	return s.order(ctx, func() error {
+		s.source, s.receiverOn, s.acker, s.retires = nil, false, false, s.retires+1
+		return nil
+	})
+}
+
+func (s *server) Follow(ctx context.Context, spec dbrepl.FollowSpec) error {
+	return s.order(ctx, func() error {
+		if len(s.acks) > 0 {
+			return dbrepl.ErrCommitsWaiting
+		}
+		for _, o := range s.fleet.servers {
+			if o.address == net.JoinHostPort(spec.Host, strconv.Itoa(spec.Port)) {
+				s.source = o
+			}
+		}
+		s.superRO, s.readOnly, s.armed, s.acker, s.receiverOn = true, true, false, spec.Acker, true
+		return nil
+	})
+}
+
+// close closes the server once no commit waits, or tells that it could not.
+func (s *server) close(ctx context.Context) error {
+	err := s.fleet.wait(ctx, func() bool { return s.down || (!s.hung && len(s.acks) == 0 && !s.busy) })
+	if err != nil {
+		return err
+	}
+	return s.order(ctx, func() error { s.superRO, s.readOnly = true, true; return nil })
+}
+
+func (s *server) CloseWrites(ctx context.Context, _, limit time.Duration) (gtid.Set, int, error) {
+	ctx, cancel := context.WithTimeout(ctx, limit)
+	defer cancel()
+	if err := s.close(ctx); err != nil {
+		return gtid.Set{}, 0, fmt.Errorf("%w: %w", dbrepl.ErrCloseTimedOut, err)
+	}
+	return s.has(), 0, nil
+}
+
+func (s *server) Isolate(ctx context.Context) error {
+	err := s.order(ctx, func() error { s.busy = false; return nil })
+	if err == nil {
+		err = s.close(ctx)
+	}
+	if ctx.Err() != nil {
+		return fmt.Errorf("%w: %w", dbrepl.ErrCommitsWaiting, err)
+	}
+	return err
+}

@@ -1,0 +1,276 @@
+package failover
+
+import (
+	"errors"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"interrex/election"
+	"interrex/internal/topology"
+)
+
+// withCluster runs f with a cluster that has bootstrapped, in virtual time.
+func withCluster(t *testing.T, instances int, f func(t *testing.T, c *cluster)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, instances)
+		defer c.end()
+		c.run()
+		c.check()
+		c.eventually("every instance follows and is a confirmed acker", func() bool {
+			s := c.state()
+			for _, m := range c.store.members {
+				if m.HasInstance() && m.Name != s.Primary.Node && (!s.Register.Has(m.Name) || s.Sources[m.Name] != s.Primary.Node) {
+					return false
+				}
+			}
+			return c.certified()
+		})
+		f(t, c)
+	})
+}
+
+// certified tells whether all instances may prove something.
+func (c *cluster) certified() bool {
+	for _, n := range c.agents["a1"].watcher.View().Nodes {
+		if n.Instance != nil && !n.Certified {
+			return false
+		}
+	}
+	return true
+}
+
+func stepNames(r Report) []string {
+	var names []string
+	for _, s := range r.Steps {
+		names = append(names, s.Name)
+	}
+	return names
+}
+
+func TestBootstrap(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		r := c.report(1)
+		require.Equal(t, election.Bootstrap, r.Kind)
+		require.Equal(t, Completed, r.Outcome)
+		require.Equal(t, []string{stepClaim, stepRevoke, stepChoose, stepCatchUp, stepPromote, stepRoute, stepVerify}, stepNames(r))
+		require.Equal(t, topology.NodeName("n1"), r.To, "by name, if nothing else speaks for one")
+	})
+}
+
+func TestFailover(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		stop := c.clients()
+		defer stop()
+		time.Sleep(time.Second)
+		killed := time.Now()
+		c.server("n1").kill()
+		c.check()
+		s := c.state()
+		r := c.report(s.Epoch)
+		require.EqualValues(t, 2, s.Epoch, "one operation, no second one behind it")
+		require.Equal(t, election.Failover, r.Kind)
+		require.Equal(t, Completed, r.Outcome)
+		require.Equal(t, []string{stepDetect, stepClaim, stepRevoke, stepChoose, stepCatchUp, stepPromote, stepRoute, stepVerify}, stepNames(r))
+		require.Negative(t, r.Steps[0].BeganMS, "detection is before the operation began")
+		for i, step := range r.Steps[1:] {
+			require.Empty(t, step.Error)
+			require.GreaterOrEqual(t, step.BeganMS, r.Steps[i].BeganMS, "steps in order")
+		}
+		require.Equal(t, topology.NodeName("n1"), r.From)
+		require.Equal(t, s.Primary.Node, r.To)
+		require.Equal(t, topology.Failed, r.Evidence.Verdict)
+		require.NotEmpty(t, r.Gates)
+
+		require.LessOrEqual(t, r.RTOBounds[0], r.RTOBounds[1])
+		require.Equal(t, r.RTOMillis, r.RTOBounds[1], "the RTO is the upper bound")
+		require.InDelta(t, 10, r.RTOBounds[1]-r.RTOBounds[0], 1e-6, "last good 30 ms, first bad 20 ms before the judgement")
+		require.LessOrEqual(t, r.RTOMillis, millis(time.Since(killed))+30)
+
+		require.EqualValues(t, 0, *r.RPO.LostCommits)
+		require.Nil(t, r.RPO.InDoubt, "not before the old primary has come back")
+		require.Equal(t, []topology.NodeName{"n2", "n3"}, r.RPO.Proof.Ackers)
+		require.Equal(t, 1, r.RPO.Proof.K)
+		require.Equal(t, 2, r.RPO.Proof.Needed)
+		require.Equal(t, []topology.NodeName{"n2", "n3"}, r.RPO.Proof.Frozen)
+		require.True(t, r.RPO.Proof.Promoted.Contains(r.RPO.Proof.Union))
+		require.Contains(t, r.RPO.Proof.Statement, "2 of 2 registered ackers were frozen")
+
+		c.server("n1").start(false)
+		c.eventually("the old primary follows, and the report is complete", func() bool {
+			return c.state().Register.Has("n1") && c.report(2).RPO.InDoubt != nil
+		})
+		c.check()
+	})
+}
+
+func TestFailoverWithoutEnoughAckersClaimsNothing(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		c.server("n3").kill()
+		time.Sleep(time.Second)
+		c.server("n1").kill()
+		time.Sleep(20 * time.Second)
+		s := c.state()
+		require.EqualValues(t, 1, s.Epoch, "an operation that cannot succeed costs no epoch")
+		require.Empty(t, c.writable())
+		g := closedGate(c.agents["a1"].control.Gates(), election.Failover)
+		require.NotNil(t, g)
+		require.Equal(t, gateRevocable, g.Name)
+		require.Contains(t, g.Reason, "waiting for 1 of [n3]")
+
+		c.server("n3").start(false)
+		time.Sleep(20 * time.Second)
+		require.Empty(t, c.writable(), "n3 restarted: what it says proves nothing")
+		c.server("n1").start(false)
+		c.check()
+		require.Equal(t, topology.NodeName("n1"), c.state().Primary.Node)
+	})
+}
+
+func TestFailoverThatLosesItsProofPromotesNothingAndFreesTheRecord(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		c.hook(func(e event) error {
+			if e.what == "freeze" && e.to == "n3" {
+				return errors.New("connection reset")
+			}
+			return nil
+		})
+		c.server("n1").kill()
+		c.eventually("an operation ended without a primary", func() bool {
+			s := c.state()
+			return s.Epoch == 2 && s.Operation == nil
+		})
+		require.Empty(t, c.writable())
+		c.eventually("it is in the ledger", func() bool { return c.store.has(2) })
+		r := c.report(2)
+		require.Equal(t, Failure, r.Outcome)
+		require.Contains(t, r.Reason, ErrNoProof.Error())
+		require.Contains(t, r.Reason, "n3: connection reset")
+		require.Nil(t, r.RPO.LostCommits)
+
+		c.hook(nil)
+		c.check()
+		require.NotEqual(t, topology.NodeName("n1"), c.state().Primary.Node)
+	})
+}
+
+func (s *store) has(epoch topology.Epoch) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.reports[epoch] != nil
+}
+
+func TestCandidateDiesAtPromoteAndTheNextOperationGoesOn(t *testing.T) {
+	withCluster(t, 5, func(t *testing.T, c *cluster) {
+		var died topology.NodeName
+		c.hook(func(e event) error {
+			if e.what == "promote" && !e.after && died == "" {
+				died = e.to
+				c.server(died).kill()
+			}
+			return nil
+		})
+		stop := c.clients()
+		defer stop()
+		time.Sleep(100 * time.Millisecond)
+		c.server("n1").kill()
+		c.eventually("another candidate serves", func() bool {
+			return c.settled() && c.state().Primary.Node != "n1" && c.state().Primary.Node != died
+		})
+		c.check()
+		r := c.report(2)
+		require.Equal(t, Failure, r.Outcome)
+		require.Equal(t, died, r.To)
+	})
+}
+
+func TestSwitchover(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		stop := c.clients()
+		defer stop()
+		time.Sleep(time.Second)
+		r, err := c.agents["a1"].control.Switchover(t.Context(), "n3")
+		require.NoError(t, err)
+		require.Equal(t, Completed, r.Outcome)
+		require.Equal(t, []string{stepClaim, stepRevoke, stepChoose, stepCatchUp, stepPromote, stepRoute, stepVerify}, stepNames(r))
+		require.EqualValues(t, 0, *r.RPO.LostCommits)
+		require.EqualValues(t, 0, *r.RPO.InDoubt)
+		c.check()
+		require.Equal(t, topology.NodeName("n3"), c.state().Primary.Node)
+		require.EqualValues(t, 2, c.state().Epoch)
+		c.eventually("the former primary is an acker", func() bool { return c.state().Sources["n1"] == "n3" })
+
+		r, err = c.agents["a1"].control.Switchover(t.Context(), "")
+		require.NoError(t, err)
+		require.Equal(t, topology.NodeName("n1"), r.To)
+		c.check()
+	})
+}
+
+func TestSwitchoverIsRefusedByItsGates(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		control := c.agents["a1"].control
+		refusal := func(to topology.NodeName) string {
+			_, err := control.Switchover(t.Context(), to)
+			var gate *GateError
+			require.ErrorAs(t, err, &gate)
+			require.ErrorIs(t, err, ErrGateClosed)
+			return gate.Gate.Name
+		}
+		require.Equal(t, gateCandidate, refusal("n9"))
+		require.Equal(t, gateCandidate, refusal("n1"))
+		require.Equal(t, gateCandidate, refusal("a1"))
+		_, err := c.agents["a2"].control.Switchover(t.Context(), "n2")
+		require.ErrorIs(t, err, ErrNotLeader)
+		require.EqualValues(t, 1, c.state().Epoch)
+	})
+}
+
+func TestSwitchoverIsUndone(t *testing.T) {
+	for _, tt := range []struct {
+		name     string
+		obstruct func(c *cluster)
+		step     string
+	}{
+		{"when the primary cannot be closed", func(c *cluster) { c.fleet.change(func() { c.fleet.servers["n1"].busy = true }) }, stepRevoke},
+		{"when the candidate does not catch up", func(c *cluster) { c.fleet.change(func() { c.fleet.servers["n2"].held = true }) }, stepCatchUp},
+		{"when the candidate's agent is gone", func(c *cluster) {
+			c.hook(func(e event) error {
+				if e.what == "close" && e.after {
+					c.reach("n2", false)
+				}
+				return nil
+			})
+		}, stepChoose},
+	} {
+		t.Run(tt.name, func(t *testing.T) {
+			withCluster(t, 3, func(t *testing.T, c *cluster) {
+				stop := c.clients()
+				defer stop()
+				time.Sleep(time.Second)
+				tt.obstruct(c)
+				time.Sleep(100 * time.Millisecond)
+				began := time.Now()
+				r, err := c.agents["a1"].control.Switchover(t.Context(), "n2")
+				require.ErrorIs(t, err, ErrUndone)
+				require.Equal(t, Undone, r.Outcome)
+				require.Less(t, time.Since(began), 2*DefaultLimits().Switchover)
+				for _, s := range r.Steps {
+					if s.Error != "" {
+						require.Equal(t, tt.step, s.Name)
+						break
+					}
+				}
+				s := c.state()
+				require.Equal(t, topology.NodeName("n1"), s.Primary.Node, "the old primary serves again")
+				require.Equal(t, r.Epoch, s.Primary.Epoch, "in the same epoch")
+				require.EqualValues(t, 2, s.Epoch)
+				require.Equal(t, "n1", string(c.agents["a1"].table.Current().Primary.Node))
+				c.check()
+			})
+		})
+	}
+}
