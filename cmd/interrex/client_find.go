@@ -166,12 +166,7 @@ func findByConfig(file string) (found, error) {
 	if err != nil {
 		return found{}, err
 	}
-	at := func(path string) string {
-		if path == "" || filepath.IsAbs(path) {
-			return path
-		}
-		return filepath.Join(filepath.Dir(file), path)
-	}
+	at := func(path string) string { return besides(file, path) }
 	files := cfg.Security.TLS
 	w := found{
 		tokenFile: at(cfg.Security.OperatorTokenFile),
@@ -202,6 +197,14 @@ func findByConfig(file string) (found, error) {
 		}
 	}
 	return w, nil
+}
+
+// besides resolves a path that a configuration file names.
+func besides(file, path string) string {
+	if path == "" || filepath.IsAbs(path) {
+		return path
+	}
+	return filepath.Join(filepath.Dir(file), path)
 }
 
 // ownAddress is where to reach a listener; one on all interfaces is reached

@@ -45,6 +45,7 @@ every route to it, and report how long writes were out (RTO) and what was lost
 		newObjectivesCommand(),
 		newPauseCommand(),
 		newResumeCommand(),
+		newMySQLCommand(),
 	)
 	return root
 }

@@ -1,0 +1,196 @@
+package main
+
+import (
+	"fmt"
+	"os"
+	"slices"
+	"strings"
+
+	"github.com/spf13/cobra"
+
+	"interrex/dbrepl"
+	"interrex/internal/config"
+)
+
+// reasons say what each privilege is for, in the order they are granted.
+func reasons() [][2]string {
+	return [][2]string{
+		{"REPLICATION CLIENT", "see where the binary log is"},
+		{"PROCESS", "see whether commits wait, whoever's they are"},
+		{"RELOAD", "forget a former source (RESET REPLICA)"},
+		{"REPLICATION_SLAVE_ADMIN", "stop, start and point the receiver and the applier"},
+		{"SYSTEM_VARIABLES_ADMIN", "open and close the server, set semi-sync"},
+		{"CONNECTION_ADMIN", "end clients' sessions; write the epoch marker while the server is closed for others"},
+		{"SERVICE_CONNECTION_ADMIN", "get in by the administrative listener when max_connections is used up"},
+		{"CLONE_ADMIN", "rebuild this server from another one"},
+		{"SELECT", "read the state of replication (performance_schema only)"},
+		{"REPLICATION SLAVE", "receive the binary log"},
+		{"BACKUP_ADMIN", "be cloned from: a rebuild logs in to the donor with the replication account"},
+		{"ALL", "its own schema: the epoch marker"},
+	}
+}
+
+type grantFlags struct {
+	config                                          string
+	controller, replication, host                   string
+	controllerPasswordFile, replicationPasswordFile string
+}
+
+func newGrantsCommand() *cobra.Command {
+	var flags grantFlags
+	defaults := config.DefaultMySQL()
+	command := &cobra.Command{
+		Use:   "grants",
+		Short: "Print the statements that create the agent's and the replication account",
+		Long: `Print the SQL that prepares one server for its agent: the agent's account and
+the replication account with exactly the privileges they need, and the agent's
+schema. No application's data can be read or written with them.
+
+Passwords are read from files, those of --config or the flags; without a file a
+placeholder is printed, which the server refuses until it is filled in. The
+same accounts with the same passwords go on every server: the statements are
+kept out of the binary log, so run them on each, before its agent is started.`,
+		Example: `  interrex mysql grants
+  interrex mysql grants --config /etc/interrex/agent.yaml | sudo mysql
+  interrex mysql grants --host '10.1.%' --controller-password-file /etc/interrex/mysql.password`,
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			text, err := flags.script(command.Flags().Changed)
+			if err != nil {
+				return err
+			}
+			_, err = command.OutOrStdout().Write([]byte(text))
+			return err
+		},
+	}
+	f := command.Flags()
+	f.StringVar(&flags.config, "config", "", "configuration file of an agent: its accounts and password files")
+	f.StringVar(&flags.controller, "controller-user", defaults.User, "the agent's account (mysql.user)")
+	f.StringVar(&flags.controllerPasswordFile, "controller-password-file", "", "file with its password (mysql.password_file)")
+	f.StringVar(&flags.replication, "replication-user", defaults.ReplicationUser, "the replication account (mysql.replication_user)")
+	f.StringVar(&flags.replicationPasswordFile, "replication-password-file", "", "file with its password (mysql.replication_password_file)")
+	f.StringVar(&flags.host, "host", "%", "where both may log in from, as in CREATE USER")
+	for _, name := range []string{"config", "controller-password-file", "replication-password-file"} {
+		_ = command.MarkFlagFilename(name) // fails only for a flag that does not exist
+	}
+	return command
+}
+
+// script is the whole SQL text. changed tells which flags were given: these go
+// before the configuration.
+func (f grantFlags) script(changed func(string) bool) (string, error) {
+	if f.config != "" {
+		if err := f.fromConfig(changed); err != nil {
+			return "", err
+		}
+	}
+	account := func(user, file, placeholder string) (dbrepl.Account, error) {
+		a := dbrepl.Account{User: user, Host: f.host, Password: placeholder}
+		if user == "" || f.host == "" {
+			return a, usageError{fmt.Errorf("accounts need a user and a host")}
+		}
+		if file == "" {
+			return a, nil
+		}
+		var err error
+		a.Password, err = readTokenFile(file)
+		return a, err
+	}
+	// Quoted by Grants as a password would be, then unquoted: a script run
+	// unread must not make an account whose password everybody knows.
+	const forController, forReplication = "fill in: password of the agent", "fill in: password for replication"
+	controller, err := account(f.controller, f.controllerPasswordFile, forController)
+	if err != nil {
+		return "", err
+	}
+	replication, err := account(f.replication, f.replicationPasswordFile, forReplication)
+	if err != nil {
+		return "", err
+	}
+	// An agent's rebuild logs in to the donor with the replication account.
+	statements := dbrepl.Grants(dbrepl.GrantSpec{Controller: controller, Repl: replication, Clone: replication})
+	text := grantsText(statements)
+	for _, placeholder := range []string{forController, forReplication} {
+		text = strings.ReplaceAll(text, "'"+placeholder+"'", "<"+placeholder+">")
+	}
+	return text, nil
+}
+
+func (f *grantFlags) fromConfig(changed func(string) bool) error {
+	text, err := os.ReadFile(f.config)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	cfg, err := config.Parse(f.config, text)
+	if err != nil {
+		return err
+	}
+	m := cfg.MySQL
+	if m == nil {
+		return fmt.Errorf("%s: member %s has no mysql section; name a configuration of one that has", f.config, cfg.Node.Name)
+	}
+	for _, v := range []struct {
+		flag  string
+		into  *string
+		value string
+	}{
+		{"controller-user", &f.controller, m.User},
+		{"controller-password-file", &f.controllerPasswordFile, besides(f.config, m.PasswordFile)},
+		{"replication-user", &f.replication, m.ReplicationUser},
+		{"replication-password-file", &f.replicationPasswordFile, besides(f.config, m.ReplicationPasswordFile)},
+	} {
+		if !changed(v.flag) {
+			*v.into = v.value
+		}
+	}
+	return nil
+}
+
+// grantsText explains the statements. What they do is dbrepl's; a statement is
+// printed as it is, but for the semicolon.
+func grantsText(statements []string) string {
+	var b strings.Builder
+	b.WriteString(`-- For one server and its agent. Run it on every server, in one session, as an
+-- account that may create accounts. It may be repeated; it changes no password
+-- of an account that is there.
+--
+-- A closed server (super_read_only = ON) refuses it: SET GLOBAL super_read_only
+-- = OFF before, and ON after, while no agent runs and no client can connect.
+
+`)
+	var said []string
+	for i, statement := range statements {
+		if slices.Contains(statements[:i], statement) {
+			continue // one account in two roles is made once
+		}
+		for _, comment := range comments(statement) {
+			if !slices.Contains(said, comment) {
+				b.WriteString(comment)
+				said = append(said, comment)
+			}
+		}
+		b.WriteString(statement + ";\n")
+	}
+	return b.String()
+}
+
+// comments explain one statement.
+func comments(statement string) []string {
+	if strings.HasPrefix(statement, "SET SESSION sql_log_bin = OFF") {
+		return []string{"-- Not into the binary log: each server gets these for itself, so that none\n-- holds a transaction the others lack.\n"}
+	}
+	privileges, ok := strings.CutPrefix(statement, "GRANT ")
+	if !ok {
+		return nil
+	}
+	privileges, _, _ = strings.Cut(privileges, " ON ")
+	var list []string
+	for _, p := range strings.Split(privileges, ", ") {
+		for _, r := range reasons() {
+			if r[0] == p {
+				list = append(list, fmt.Sprintf("-- %s: %s\n", r[0], r[1]))
+			}
+		}
+	}
+	return list
+}
