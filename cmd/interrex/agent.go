@@ -20,6 +20,7 @@ import (
 	"interrex/election"
 	"interrex/failover"
 	"interrex/failover/api"
+	"interrex/failover/drill"
 	"interrex/internal/config"
 	"interrex/internal/topology"
 	"interrex/router"
@@ -66,12 +67,14 @@ type agent struct {
 	peers    *api.Peers
 	watcher  *failover.Watcher
 	control  *failover.Controller
+	faults   *drill.Faults
 	proxy    *proxy.Proxy
 	nginx    []*nginx.Rewriter
 	server   *api.Server
 	tls      *api.TLS
 	listener net.Listener
 	subjects *subjects
+	stop     context.CancelFunc // ends run
 	closers  []func() error
 }
 
@@ -279,6 +282,10 @@ func (a *agent) buildServer(ctx context.Context) error {
 	c.Hosts = []string{a.cfg.OwnMember().Host}
 	c.LagLimit = a.cfg.Routes.MaxReplicaLag
 	b := &backend{agent: a, began: time.Now()}
+	var err error
+	if a.faults, err = newFaults(a, b); err != nil {
+		return err
+	}
 	srv, err := api.New(c, api.Parts{
 		Backend: b, Node: a.keeper, Peers: a.peers, TLS: a.tls, Log: a.log,
 		Metrics: api.NewMetrics(api.MetricsConfig{
@@ -320,6 +327,8 @@ func (a *agent) run(ctx context.Context) error {
 	etcdEnded := make(chan error, 1)
 	go func() { etcdEnded <- a.runEtcd(etcdCtx) }()
 
+	ctx, a.stop = context.WithCancel(ctx)
+	defer a.stop()
 	g, ctx := errgroup.WithContext(ctx)
 	wakeControl, cancelControl := a.merge(ctx, g)
 	defer cancelControl()
@@ -340,6 +349,7 @@ func (a *agent) run(ctx context.Context) error {
 		}.Run(ctx)
 	})
 	g.Go(func() error { return a.control.Run(ctx) })
+	g.Go(func() error { return a.faults.Run(ctx) })
 	g.Go(func() error { return a.server.Serve(ctx, a.listener) })
 	if a.proxy != nil {
 		g.Go(func() error { return a.proxy.Run(ctx) })

@@ -35,6 +35,12 @@ type Backend interface {
 	Pause(ctx context.Context, reason string) error
 	// Resume lifts the pause; failover.ErrNotLeader as above.
 	Resume(ctx context.Context) error
+	// Drills tells whether this member would cause a fault now.
+	Drills() DrillState
+	// Fault causes a fault on the own node, or undoes one, and returns when
+	// that is done. ErrDrillsDisabled where the configuration does not allow
+	// drills; a *failover.GateError while the cluster could not bear it.
+	Fault(ctx context.Context, order FaultOrder) (FaultResult, error)
 }
 
 // Health is how an agent is, apart from the cluster's state.

@@ -14,6 +14,9 @@ var (
 	// ErrOutcomeUnknown: the command was sent and no answer came. It may have
 	// been executed, may still be, or not at all; ask the node's status.
 	ErrOutcomeUnknown = errors.New("outcome of the command is unknown")
+	// ErrDrillsDisabled: this member's configuration allows no drills; nothing
+	// was done. The operator sets drills: enabled there, if faults are wanted.
+	ErrDrillsDisabled = errors.New("drills are disabled")
 	// ErrUnknownMember: no member of that name is registered.
 	ErrUnknownMember = errors.New("no such member")
 )

@@ -2,6 +2,7 @@ package api
 
 import (
 	"context"
+	"fmt"
 	"net"
 	"sync"
 	"testing"
@@ -90,6 +91,8 @@ type fakeBackend struct {
 	ledgerErr  error
 	switchover func(ctx context.Context, to topology.NodeName) (failover.Report, error)
 	pauseErr   error
+	drills     DrillState
+	faultErr   error
 	orders     []string
 }
 
@@ -160,6 +163,14 @@ func (b *fakeBackend) Pause(_ context.Context, reason string) error {
 func (b *fakeBackend) Resume(context.Context) error {
 	b.note("resume")
 	return b.pauseErr
+}
+
+func (b *fakeBackend) Drills() DrillState { return b.drills }
+
+func (b *fakeBackend) Fault(_ context.Context, o FaultOrder) (FaultResult, error) {
+	b.note(fmt.Sprintf("fault %s for %s by %s", o.Fault, o.Limit, o.By))
+	until := began.Add(o.Limit)
+	return FaultResult{Node: "n1", Fault: o.Fault, Detail: "done", Until: &until}, b.faultErr
 }
 
 // fakeNode returns what its fields say and notes what it was told.

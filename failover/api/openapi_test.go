@@ -160,6 +160,20 @@ func TestAnswersMatchDescription(t *testing.T) {
 		{"pause without reason", "/api/v1/pause", post("pause", `{"reason":" "}`), 400, nil},
 		{"pause refused", "/api/v1/pause", post("pause", `{"reason":"x"}`), 500, refused(election.ErrConflict, failover.Report{})},
 		{"resume", "/api/v1/resume", post("resume", ``), 200, nil},
+		{"drills", "/api/v1/drill", ask{method: "GET", path: "/api/v1/drill"}, 200, func(b *bench) {
+			b.backend.drills = DrillState{Node: "n1", Enabled: true, Gate: &b.backend.gates[1], Active: &ActiveFault{Fault: FaultKillServer, Since: began, Until: began, By: "ann"}}
+		}},
+		{"no drills", "/api/v1/drill", ask{method: "GET", path: "/api/v1/drill"}, 200, nil},
+		{"fault", "/api/v1/drill/faults", post("drill/faults", `{"fault":"kill_server","seconds":5}`), 200, nil},
+		{"fault where drills are disabled", "/api/v1/drill/faults", post("drill/faults", `{"fault":"kill_server"}`), 403, func(b *bench) {
+			b.backend.faultErr = ErrDrillsDisabled
+		}},
+		{"fault refused by a gate", "/api/v1/drill/faults", post("drill/faults", `{"fault":"kill_server"}`), 409, func(b *bench) {
+			b.backend.faultErr = &failover.GateError{Gate: b.backend.gates[1]}
+		}},
+		{"no such fault", "/api/v1/drill/faults", post("drill/faults", `{"fault":"rm"}`), 400, nil},
+		{"fault for too long", "/api/v1/drill/faults", post("drill/faults", `{"fault":"freeze_server","seconds":31}`), 400, nil},
+		{"fault without a token", "/api/v1/drill/faults", ask{method: "POST", path: "/api/v1/drill/faults", body: `{"fault":"kill_server"}`}, 401, nil},
 		{"resume with a field", "/api/v1/resume", post("resume", `{"x":1}`), 400, nil},
 	} {
 		t.Run(c.path+" "+c.name, func(t *testing.T) {

@@ -224,6 +224,8 @@ func operationProblem(err error) Problem {
 		return problem(problemGateClosed, err.Error())
 	case errors.Is(err, failover.ErrBusy):
 		return problem(problemBusy, err.Error())
+	case errors.Is(err, ErrDrillsDisabled):
+		return problem(problemDrillsDisabled, err.Error())
 	case errors.Is(err, failover.ErrUndone):
 		return problem(problemUndone, err.Error())
 	case errors.Is(err, failover.ErrNoCandidate), errors.Is(err, failover.ErrNoProof), errors.Is(err, failover.ErrErrant),

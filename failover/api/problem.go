@@ -53,6 +53,7 @@ const (
 	problemBusy            = "busy"
 	problemUndone          = "undone"
 	problemRefused         = "operation-refused"
+	problemDrillsDisabled  = "drills-disabled"
 	problemNotHealthy      = "not-healthy"
 	problemNotReady        = "not-ready"
 	problemNotPrimary      = "not-primary"
@@ -89,6 +90,8 @@ func describe(name string) (status int, title string) {
 		return http.StatusForbidden, "The Host header names no address of this member"
 	case problemCrossSite:
 		return http.StatusForbidden, "Requests of other web sites are refused"
+	case problemDrillsDisabled:
+		return http.StatusForbidden, "Drills are disabled on this member; nothing was done"
 	case problemNotFound:
 		return http.StatusNotFound, "There is no such thing here"
 	case problemMethod:

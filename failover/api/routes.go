@@ -50,10 +50,12 @@ func (s *Server) routes() []route {
 		{get, "/api/v1/failovers", accessRead, s.getReports},
 		{get, "/api/v1/failovers/:epoch", accessRead, s.getReport},
 		{get, "/api/v1/objectives", accessRead, s.getObjectives},
+		{get, "/api/v1/drill", accessRead, s.getFaults},
 
 		{post, "/api/v1/switchover", accessOperate, s.postSwitchover},
 		{post, "/api/v1/pause", accessOperate, s.postPause},
 		{post, "/api/v1/resume", accessOperate, s.postResume},
+		{post, "/api/v1/drill/faults", accessOperate, s.postFault},
 	}
 	for name, run := range s.commands() {
 		list = append(list, route{post, commandPath + name, accessMember, s.command(name, run)})
