@@ -21,7 +21,7 @@ type Result struct {
 // told.
 func (r *Result) Acknowledged() int { return r.count(acknowledged) }
 
-// Refused counts attempts that certainly changed nothing.
+// Refused counts attempts of which the client was told that nothing changed.
 func (r *Result) Refused() int { return r.count(refused) }
 
 // Unknown counts attempts without an answer.
@@ -49,9 +49,12 @@ type Outage struct {
 func (o Outage) Length() time.Duration { return o.To.Sub(o.From) }
 
 // LongestOutage is the longest time between two successive acknowledgements to
-// any of the clients between from and to (zero times: the whole run).
+// any of the clients that overlaps the time between from and to (zero times:
+// the whole run). It counts whole, also where it began before or ended after:
+// a client that waited all that while has waited for all of it. The beginning
+// and the end of the run count as acknowledgements.
 func (r *Result) LongestOutage(from, to time.Time) Outage {
-	ends := make([]time.Duration, 0, len(r.rows))
+	ends := []time.Duration{0, r.length}
 	for _, row := range r.rows {
 		if row.outcome == acknowledged {
 			ends = append(ends, row.ended)
@@ -66,22 +69,10 @@ func (r *Result) LongestOutage(from, to time.Time) Outage {
 		high = to.Sub(r.began)
 	}
 	var longest Outage
-	last := low
-	for _, e := range append(ends, high) {
-		if e < low {
-			last = max(last, e)
-			continue
-		}
-		if e > high {
-			// An outage that began inside counts to its end.
-			e = min(e, r.length)
-		}
-		if e-last > longest.Length() {
-			longest = Outage{From: r.began.Add(last), To: r.began.Add(e)}
-		}
-		last = max(last, e)
-		if e >= high {
-			break
+	for i, end := range ends[1:] {
+		begin := ends[i]
+		if end > low && begin < high && end-begin > longest.Length() {
+			longest = Outage{From: r.began.Add(begin), To: r.began.Add(end)}
 		}
 	}
 	return longest
@@ -96,6 +87,19 @@ type Check struct {
 	Ghosts []string
 	// Settled counts attempts without an answer that turned out to be there.
 	Settled int
+}
+
+// Drop removes the table, through address.
+func (r *Result) Drop(ctx context.Context, address string) error {
+	db, err := open(r.cfg, address, 1)
+	if err != nil {
+		return err
+	}
+	defer db.Close()
+	if _, err := db.ExecContext(ctx, "DROP TABLE IF EXISTS `"+r.cfg.Table+"`"); err != nil {
+		return fmt.Errorf("drop table %s: %w", r.cfg.Table, err)
+	}
+	return nil
 }
 
 // Verify reads the table at address row by row and compares.

@@ -5,7 +5,10 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"net"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/go-sql-driver/mysql"
@@ -13,7 +16,9 @@ import (
 
 // Config says what to write, where, and how hard.
 type Config struct {
-	// Address is the host:port of the read-write route.
+	// Address is the host:port of the read-write route, or of several, comma
+	// between: each connection is made to the next of them, and to another if
+	// that one cannot be reached, as applications with a list of hosts do.
 	Address string
 	// User, Password and Database log in; the account may create a table.
 	User, Password, Database string
@@ -64,6 +69,7 @@ type Workload struct {
 	wg     sync.WaitGroup
 	mu     sync.Mutex
 	rows   []row
+	acked  int // rows that were acknowledged
 	errs   map[string]int
 }
 
@@ -96,11 +102,13 @@ func Start(ctx context.Context, c Config) (*Workload, error) {
 	return w, nil
 }
 
-// open returns a pool on one address. Errors are not retried by the driver, so
+// open returns a pool on one address or several. Errors are not retried by the driver, so
 // that the client sees what there is to see.
 func open(c Config, address string, conns int) (*sql.DB, error) {
 	m := mysql.NewConfig()
 	m.Net, m.Addr, m.User, m.Passwd, m.DBName = "tcp", address, c.User, c.Password, c.Database
+	routes := &routes{list: strings.Split(address, ",")}
+	m.DialFunc = routes.dial
 	m.Timeout, m.ReadTimeout, m.WriteTimeout = c.Timeout, c.Timeout, c.Timeout
 	m.InterpolateParams = true
 	m.Logger = &mysql.NopLogger{}
@@ -112,6 +120,27 @@ func open(c Config, address string, conns int) (*sql.DB, error) {
 	db.SetMaxOpenConns(conns)
 	db.SetMaxIdleConns(conns)
 	return db, nil
+}
+
+// routes takes its addresses in turn.
+type routes struct {
+	list []string
+	next atomic.Uint64
+}
+
+// dial connects to the next address, or to the first of the others that can
+// be reached. The error is that of the last one tried.
+func (r *routes) dial(ctx context.Context, network, _ string) (net.Conn, error) {
+	var d net.Dialer
+	first := r.next.Add(1) - 1
+	var err error
+	for i := range uint64(len(r.list)) {
+		var conn net.Conn
+		if conn, err = d.DialContext(ctx, network, r.list[(first+i)%uint64(len(r.list))]); err == nil {
+			return conn, nil
+		}
+	}
+	return nil, err
 }
 
 // write is one writer: a row at a time, each tried once.
@@ -128,6 +157,9 @@ func (w *Workload) write(ctx context.Context, writer int) {
 		r.outcome = outcomeOf(err)
 		w.mu.Lock()
 		w.rows = append(w.rows, r)
+		if r.outcome == acknowledged {
+			w.acked++
+		}
 		if err != nil {
 			w.errs[err.Error()]++
 		}
@@ -147,9 +179,9 @@ func (w *Workload) write(ctx context.Context, writer int) {
 	}
 }
 
-// Server errors after which a row is certainly not there: the server read
-// only (1290, 1836), not available at the route (3168), too many connections
-// (1040), transaction rolled back (1213, 1205, 3101).
+// Errors after which a row is certainly not there: no connection, the server
+// read only (1290, 1792, 1836), not available at the route (3168), too many
+// connections (1040), transaction rolled back (1213, 1205, 3101).
 func outcomeOf(err error) outcome {
 	if err == nil {
 		return acknowledged
@@ -157,9 +189,13 @@ func outcomeOf(err error) outcome {
 	var e *mysql.MySQLError
 	if errors.As(err, &e) {
 		switch e.Number {
-		case 1290, 1836, 3168, 1040, 1213, 1205, 3101:
+		case 1290, 1792, 1836, 3168, 1040, 1213, 1205, 3101:
 			return refused
 		}
+	}
+	var dial *net.OpError
+	if errors.As(err, &dial) && dial.Op == "dial" {
+		return refused
 	}
 	return unknown
 }
@@ -168,13 +204,7 @@ func outcomeOf(err error) outcome {
 func (w *Workload) Acknowledged() int {
 	w.mu.Lock()
 	defer w.mu.Unlock()
-	n := 0
-	for _, r := range w.rows {
-		if r.outcome == acknowledged {
-			n++
-		}
-	}
-	return n
+	return w.acked
 }
 
 // Stop ends the writers, waits for their last answers and returns the result.
