@@ -48,7 +48,7 @@ type KeeperConfig struct {
 	// PromiseFile holds the highest epoch seen and the boot certificate.
 	PromiseFile string
 	// TendEvery is how often the keeper looks after its instance by itself;
-	// default 200 ms. More often costs a probe each time.
+	// default 500 ms. More often costs a probe each time.
 	TendEvery time.Duration
 }
 
@@ -61,7 +61,6 @@ type Keeper struct {
 	inst    Instance  // nil for a member without an instance
 	rebuild Rebuilder // nil when rebuilding is not possible here
 	reg     Registry
-	nodes   Nodes // set by Run, used by what it starts
 	table   *router.Table
 	log     *zap.Logger
 
@@ -73,6 +72,7 @@ type Keeper struct {
 
 	mu       sync.Mutex
 	life     context.Context // of Run; what outlives a command ends with it
+	nodes    Nodes           // set by Run
 	progress *RebuildProgress
 	errant   *gtid.Set
 	wg       sync.WaitGroup
@@ -83,7 +83,7 @@ type Keeper struct {
 // relearns the epoch from etcd before it acts (D7).
 func NewKeeper(cfg KeeperConfig, inst Instance, rebuild Rebuilder, reg Registry, table *router.Table, log *zap.Logger) (*Keeper, error) {
 	if cfg.TendEvery == 0 {
-		cfg.TendEvery = 200 * time.Millisecond
+		cfg.TendEvery = 500 * time.Millisecond
 	}
 	promises, err := openPromises(cfg.PromiseFile)
 	if err != nil {
@@ -318,7 +318,11 @@ func (k *Keeper) Follow(ctx context.Context, req FollowRequest) error {
 	if !same {
 		// Re-pointing may purge what is received and not applied; that is only
 		// harmless when the source has it all (I8).
-		if alone := st.Received.Minus(req.SourceHas); !alone.IsEmpty() {
+		alone, err := k.alone(ctx, st.Received, req)
+		if err != nil {
+			return err
+		}
+		if !alone.IsEmpty() {
 			k.mu.Lock()
 			k.errant = &alone
 			k.mu.Unlock()
@@ -336,6 +340,29 @@ func (k *Keeper) Follow(ctx context.Context, req FollowRequest) error {
 	k.errant = nil
 	k.mu.Unlock()
 	return nil
+}
+
+// alone is what was received here and the source lacks. What the source has
+// committed since the order was given may be here already, by way of the
+// former source: before anything is called errant, the source is asked anew.
+func (k *Keeper) alone(ctx context.Context, received gtid.Set, req FollowRequest) (gtid.Set, error) {
+	alone := received.Minus(req.SourceHas)
+	nodes := k.peers()
+	if alone.IsEmpty() || nodes == nil {
+		return alone, nil
+	}
+	source, err := nodes.Node(req.Source)
+	if err != nil {
+		return alone, err
+	}
+	st, err := source.Status(ctx)
+	if err != nil {
+		return alone, fmt.Errorf("ask %s for its set: %w", req.Source, err)
+	}
+	if st.Instance == nil || st.Instance.ServerUUID != req.SourceUUID {
+		return alone, fmt.Errorf("ask %s for its set: %w", req.Source, ErrNoInstance)
+	}
+	return alone.Minus(st.Instance.Executed).Minus(st.Instance.Committing), nil
 }
 
 // registered makes sure that this node is in the acker register before it may

@@ -48,6 +48,10 @@ func NewWatcher(self topology.NodeName, reg Registry, nodes Nodes, det Detector,
 	}
 }
 
+// idlePolls is how many intervals a member that does not lead lets pass between
+// two questions to the others: it only shows what they answer.
+const idlePolls = 4
+
 // Run polls until ctx ends.
 func (w *Watcher) Run(ctx context.Context) error {
 	defer w.wg.Wait()
@@ -55,9 +59,11 @@ func (w *Watcher) Run(ctx context.Context) error {
 	defer tick.Stop()
 	w.wg.Add(1)
 	go w.watchEtcd(ctx)
-	for {
+	for round := 0; ; round++ {
 		for _, m := range w.reg.Members() {
-			w.poll(ctx, m.Name)
+			if m.Name == w.self || w.reg.Leadership().Mine || round%idlePolls == 0 {
+				w.poll(ctx, m.Name)
+			}
 		}
 		select {
 		case <-ctx.Done():
