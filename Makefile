@@ -26,6 +26,9 @@ TEST_P ?= 2
 # What is tested, and how else: make test PKG=./router/... ARGS='-run Hold -v'
 PKG  ?= ./...
 ARGS ?=
+# How often make bench kills the primary, and the file it writes its tables to.
+KILLS ?= 20
+OUT   ?=
 
 LINT_VERSION := v2.15.0
 LINT := $(CACHE)/tools/golangci-lint-$(LINT_VERSION)
@@ -56,8 +59,9 @@ need-cc:
 	@command -v $$($(GO) env CC) >/dev/null || { echo 'make test: the race detector needs a C compiler: apt-get install gcc libc6-dev' >&2; exit 1; }
 
 .PHONY: bench
-bench: fetch ## Run the benchmarks
+bench: fetch ## Run the benchmarks, then kill primaries and measure (KILLS=, OUT=docs/benchmarks.md)
 	$(GO) test -tags $(TAGS) -buildvcs=false -run '^$$' -bench . -benchmem -timeout 60m -p 1 $(ARGS) $(PKG)
+	$(GO) run -tags $(TAGS) -buildvcs=false ./cmd/bench -interrex $(BIN)/interrex -revision '$(VERSION)' -kills $(KILLS) $(if $(OUT),-o '$(OUT)')
 
 .PHONY: lint
 lint: $(LINT) ## Check format, vet, and the house rules
