@@ -46,6 +46,8 @@ every route to it, and report how long writes were out (RTO) and what was lost
 		newPauseCommand(),
 		newResumeCommand(),
 		newMySQLCommand(),
+		newDemoCommand(),
+		newDrillCommand(),
 	)
 	return root
 }
