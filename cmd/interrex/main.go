@@ -46,6 +46,7 @@ every route to it, and report how long writes were out (RTO) and what was lost
 		newPauseCommand(),
 		newResumeCommand(),
 		newMySQLCommand(),
+		newDoctorCommand(),
 		newDemoCommand(),
 		newDrillCommand(),
 	)
