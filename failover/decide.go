@@ -121,8 +121,6 @@ func expectedSurvey(v View) survey {
 			errs[m.Name] = "it is being rebuilt"
 		case n.Instance == nil:
 			errs[m.Name] = "its server does not answer: " + n.InstanceError
-		case v.State.Primary != nil && m.Name != v.State.Primary.Node && n.Errant != nil:
-			errs[m.Name] = fmt.Sprintf("it holds %d errant transactions", n.Errant.Count())
 		default:
 			seen = append(seen, frozenOf(m, *n.Instance, n.Certified))
 		}

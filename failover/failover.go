@@ -282,6 +282,16 @@ func (o *operation) verify(ctx context.Context, rt routed) error {
 		detail = "no write through the route was acknowledged"
 	}
 	done(detail, err)
+	if err != nil {
+		o.report.Reason = "promoted and open, but not verified: " + err.Error()
+	}
+	// In the ledger before the record is closed: after that nobody would know
+	// that the entry is missing.
+	o.report.Outcome, o.report.EndedAt = Completed, time.Now().UTC()
+	if o.undoing != nil {
+		o.report.Outcome, o.report.Reason = Undone, o.undoing.Error()
+	}
+	o.saveReport(ctx)
 	// The primary is open whether or not this member's own route works: the
 	// record says so, and the report says what could not be verified.
 	uerr := o.update(ctx, func(s *election.State) error {
@@ -291,9 +301,6 @@ func (o *operation) verify(ctx context.Context, rt routed) error {
 	})
 	if uerr != nil {
 		return fmt.Errorf("close the operation's record: %w", uerr)
-	}
-	if err != nil {
-		o.report.Reason = "promoted and open, but not verified: " + err.Error()
 	}
 	return nil
 }

@@ -138,6 +138,9 @@ func (r *fakeRegistry) Leadership() election.Leadership {
 func (r *fakeRegistry) Members() []topology.Member { return slices.Clone(r.members) }
 
 func (r *fakeRegistry) SaveReport(ctx context.Context, epoch topology.Epoch, report []byte) error {
+	if err := r.on(ctx, "report", false); err != nil {
+		return err
+	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if r.down || ctx.Err() != nil {
@@ -486,7 +489,7 @@ func (c *cluster) eventually(what string, ok func() bool) {
 		time.Sleep(10 * time.Millisecond)
 	}
 	raw, _ := json.MarshalIndent(c.state(), "", " ")
-	require.FailNow(c.t, "not within a minute: "+what, "%s\n%s", raw, c.describe())
+	require.FailNow(c.t, "not within a minute: "+what, "%s\n%s\n%+v", raw, c.describe(), c.agents["a2"].control.Gates())
 }
 
 func (c *cluster) describe() string {
@@ -538,6 +541,7 @@ func (c *cluster) check() {
 	c.fleet.mu.Unlock()
 	require.True(c.t, lost.IsEmpty(), "acknowledged and lost: %s\n%s", lost, c.describe())
 	for e := topology.Epoch(1); e <= s.Epoch; e++ {
+		c.eventually(fmt.Sprintf("epoch %d is in the ledger", e), func() bool { return c.store.has(e) })
 		raw, err := c.agents["a1"].registry.Report(context.Background(), e)
 		require.NoError(c.t, err, "epoch %d is not in the ledger", e)
 		var rep Report

@@ -81,6 +81,7 @@ type operation struct {
 	drainedAt time.Time // when the living primary of a switchover was closed
 	snap      election.Snapshot
 	report    *Report
+	undoing   error // why a switchover is being undone
 	// wg has the pushes and orders that the operation does not wait for: each
 	// ends by its own limit, and a host that is gone must not keep the next
 	// operation waiting.
@@ -321,6 +322,7 @@ func (o *operation) restore(ctx context.Context, c claimed, cause error) error {
 		return cause // somebody else goes on under a higher epoch
 	}
 	if o.plan.Kind == election.Switchover {
+		o.undoing = cause
 		if err := o.reestablish(ctx, c); err != nil {
 			return fmt.Errorf("%w; and the old primary could not be established again: %w", cause, err)
 		}

@@ -17,9 +17,8 @@ import (
 // caught up, asking the primary among nodes, and closes an instance that has
 // been replaced. It returns when everything it started has ended.
 func (k *Keeper) Run(ctx context.Context, nodes Nodes) error {
-	k.nodes = nodes
 	k.mu.Lock()
-	k.life = ctx
+	k.life, k.nodes = ctx, nodes
 	k.mu.Unlock()
 	defer func() {
 		k.mu.Lock()
@@ -57,6 +56,12 @@ func (k *Keeper) background(f func(context.Context)) {
 		defer k.wg.Done()
 		f(life)
 	}()
+}
+
+func (k *Keeper) peers() Nodes {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.nodes
 }
 
 func (k *Keeper) tend(ctx context.Context) {
@@ -118,7 +123,7 @@ func decideTending(self topology.NodeName, state election.State, st dbrepl.Statu
 // committed or is committing contains every such commit; once all of that is
 // received here, nothing is missing.
 func (k *Keeper) certify(ctx context.Context, st dbrepl.Status, state election.State) error {
-	primary, err := k.nodes.Node(state.Primary.Node)
+	primary, err := k.peers().Node(state.Primary.Node)
 	if err != nil {
 		return err
 	}

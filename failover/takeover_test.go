@@ -1,0 +1,197 @@
+package failover
+
+import (
+	"errors"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"interrex/election"
+	"interrex/internal/topology"
+)
+
+// die is the moment at which a leader dies: at the first event like it.
+type die struct {
+	name  string
+	what  string
+	to    topology.NodeName // any if empty
+	after bool
+}
+
+// moments of an operation; before an order it has no effect, after it its
+// answer is lost.
+var (
+	failoverMoments = []die{
+		{"before the claim", "claim", "", false},
+		{"after the claim", "claim", "", true},
+		{"before a freeze", "freeze", "n2", false},
+		{"after a freeze", "freeze", "n2", true},
+		{"after the last freeze", "freeze", "n3", true},
+		{"before the record", "record", "", false},
+		{"after the record", "record", "", true},
+		{"before a follower is told", "follow", "n3", false},
+		{"after a follower was told", "follow", "n3", true},
+		{"before promoting", "promote", "", false},
+		{"after promoting", "promote", "", true},
+		{"after a route was pushed", "route", "n3", true},
+		{"before the record is closed", "end", "", false},
+		{"after the record is closed", "end", "", true},
+	}
+	switchoverMoments = []die{
+		{"after the claim", "claim", "", true},
+		{"before closing", "close", "n1", false},
+		{"after closing", "close", "n1", true},
+		{"before catching up", "catchup", "n2", false},
+		{"after catching up", "catchup", "n2", true},
+		{"after the candidate is frozen", "freeze", "n2", true},
+		{"before the record", "record", "", false},
+		{"after the record", "record", "", true},
+		{"before the old primary is told to follow", "follow", "n1", false},
+		{"after the old primary was told to follow", "follow", "n1", true},
+		{"before promoting", "promote", "n2", false},
+		{"after promoting", "promote", "n2", true},
+		{"before the record is closed", "end", "", false},
+		{"after the record is closed", "end", "", true},
+	}
+)
+
+// killLeader stops a1's agent at the moment, and makes a2 the leader.
+func (c *cluster) killLeader(at die) (died func() bool) {
+	done := false
+	c.hook(func(e event) error {
+		if e.from != "a1" || done || e.what != at.what || e.after != at.after || (at.to != "" && e.to != at.to) {
+			return nil
+		}
+		done = true
+		c.agents["a1"].stop()
+		c.lead("a2")
+		return nil
+	})
+	return func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		return done
+	}
+}
+
+func TestTakeOverOfAFailover(t *testing.T) {
+	for _, at := range failoverMoments {
+		t.Run(at.name, func(t *testing.T) {
+			withCluster(t, 3, func(t *testing.T, c *cluster) {
+				stop := c.clients()
+				defer stop()
+				time.Sleep(time.Second)
+				died := c.killLeader(at)
+				c.server("n1").kill()
+				c.eventually("the leader died", died)
+				c.check()
+				require.NotEqual(t, topology.NodeName("n1"), c.state().Primary.Node)
+
+				c.server("n1").start(false)
+				c.eventually("the old primary is an acker", func() bool { return c.state().Sources["n1"] == c.state().Primary.Node })
+				c.check()
+			})
+		})
+	}
+}
+
+func TestTakeOverOfASwitchover(t *testing.T) {
+	for _, at := range switchoverMoments {
+		t.Run(at.name, func(t *testing.T) {
+			withCluster(t, 3, func(t *testing.T, c *cluster) {
+				stop := c.clients()
+				defer stop()
+				time.Sleep(time.Second)
+				died := c.killLeader(at)
+				_, _ = c.agents["a1"].control.Switchover(t.Context(), "n2")
+				c.eventually("the leader died", died)
+				c.check()
+				c.eventually("both others are ackers", func() bool {
+					s := c.state()
+					return len(s.Register.Ackers) == 2 && len(s.Sources) == 2
+				})
+				c.check()
+			})
+		})
+	}
+}
+
+// The primary dies as well, after the leader that was moving it.
+func TestTakeOverOfASwitchoverWhosePrimaryDies(t *testing.T) {
+	for _, at := range switchoverMoments {
+		t.Run(at.name, func(t *testing.T) {
+			withCluster(t, 5, func(t *testing.T, c *cluster) {
+				stop := c.clients()
+				defer stop()
+				time.Sleep(time.Second)
+				died := c.killLeader(at)
+				_, _ = c.agents["a1"].control.Switchover(t.Context(), "n2")
+				c.eventually("the leader died", died)
+				victim := c.state().Primary.Node
+				c.server(victim).kill()
+				c.eventually("another primary serves", func() bool { return c.settled() && c.state().Primary.Node != victim })
+				c.check()
+			})
+		})
+	}
+}
+
+func TestOneOfTwoControllersClaims(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		// Both act as leader: what is compared on writing decides.
+		a1, a2 := c.agents["a1"].control, c.agents["a2"].control
+		v := c.agents["a2"].watcher.RefreshAll(t.Context())
+		orders := 0
+		c.hook(func(e event) error {
+			if e.from == "a2" && e.epoch != 0 {
+				orders++
+			}
+			return nil
+		})
+		_, err := a1.Switchover(t.Context(), "n2")
+		require.NoError(t, err)
+		c.lead("a2")
+		r, err := a2.operate(t.Context(), a2.plan(v, election.Switchover, "asked at the same time", "n3"))
+		require.ErrorIs(t, err, election.ErrConflict)
+		require.Equal(t, Superseded, r.Outcome)
+		require.Zero(t, r.Epoch)
+		require.Zero(t, orders, "who did not claim orders nothing")
+		c.check()
+		require.Equal(t, topology.NodeName("n2"), c.state().Primary.Node)
+	})
+}
+
+func TestStaleLeadersCommandsAreRefused(t *testing.T) {
+	for _, held := range []string{"promote", "catchup", "freeze"} {
+		t.Run(held, func(t *testing.T) {
+			withCluster(t, 3, func(t *testing.T, c *cluster) {
+				resume, paused := make(chan struct{}), make(chan struct{})
+				c.hook(func(e event) error {
+					if e.from == "a1" && e.what == held && e.to == "n2" && !e.after && e.epoch == 2 {
+						close(paused)
+						<-resume // the leader's machine stands still here
+					}
+					return nil
+				})
+				answer := make(chan error, 1)
+				go func() {
+					r, err := c.agents["a1"].control.Switchover(t.Context(), "n2")
+					if r.Outcome != Superseded {
+						err = errors.New("outcome is " + string(r.Outcome))
+					}
+					answer <- err
+				}()
+				<-paused
+				c.lead("a2")
+				c.eventually("the other leader has finished it", func() bool { return c.settled() && c.state().Epoch > 2 })
+				before := c.state()
+				close(resume)
+				err := <-answer
+				require.True(t, errors.Is(err, ErrStaleEpoch) || errors.Is(err, election.ErrNotLeader), "%v", err)
+				c.check()
+				require.Equal(t, before, c.state(), "nothing it sent took effect")
+			})
+		})
+	}
+}
