@@ -23,7 +23,7 @@ const (
 	before = 100 * time.Millisecond
 	// patience is how long anything may take on a slow machine. What takes
 	// longer is an error, with what was seen last.
-	patience = 2 * time.Minute
+	patience = 5 * time.Minute
 	// look is how often a state is asked for.
 	look = 50 * time.Millisecond
 )

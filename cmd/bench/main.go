@@ -146,7 +146,7 @@ func measure(ctx context.Context, o options, dir string, progress io.Writer) (r 
 	if err != nil {
 		return r, err
 	}
-	defer s.close()
+	defer func() { err = errors.Join(err, s.close()) }()
 	r.scripted, err = repeat(ctx, progress, "scripted kill", o.kills, s.round)
 	return r, err
 }

@@ -46,7 +46,7 @@ func openScript(ctx context.Context, cluster sandbox.Cluster, load *load, dir st
 	s := &script{cluster: cluster, load: load, dir: dir, table: router.NewTable()}
 	defer func() {
 		if err != nil {
-			s.close()
+			err = errors.Join(err, s.close())
 		}
 	}()
 	if s.servers, err = openServers(ctx, cluster); err != nil {
@@ -92,17 +92,19 @@ func (s *script) startProxy(ctx context.Context) error {
 func (s *script) address() string { return s.proxy.Address(proxy.ReadWrite) }
 
 // close ends the route and the connections. The servers stay as they are.
-func (s *script) close() {
+func (s *script) close() error {
+	var faults []error
 	if s.verifier != nil {
-		_ = s.verifier.Close()
+		faults = append(faults, s.verifier.Close())
 	}
 	if s.stopProxy != nil {
 		s.stopProxy()
-		<-s.proxyDone
+		faults = append(faults, <-s.proxyDone)
 	}
 	for _, one := range s.servers {
-		_ = one.Close()
+		faults = append(faults, one.Close())
 	}
+	return errors.Join(faults...)
 }
 
 // round kills the primary under load and fails over, then brings the old one
