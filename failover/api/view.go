@@ -105,6 +105,8 @@ func weaknesses(c Cluster, v failover.View) []string {
 			add("%s: %s", m.Name, m.Error)
 		case m.Acker && !m.Acknowledging:
 			add("%s is an acker and does not acknowledge", m.Name)
+		case m.Acker && !m.Certified:
+			add("%s restarted and has not caught up since: it would prove nothing in a failover", m.Name)
 		}
 	}
 	for name := range v.Nodes {

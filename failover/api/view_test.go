@@ -63,6 +63,9 @@ func TestStatusWord(t *testing.T) {
 		{"receiver broke", func(v *failover.View) {
 			node(v, "n2", func(n *failover.NodeStatus) { n.Instance.Source.ReceiverOn = false })
 		}, StatusDegraded, "receiver is ON"},
+		{"acker may have forgotten", func(v *failover.View) {
+			node(v, "n2", func(n *failover.NodeStatus) { n.Certified = false })
+		}, StatusDegraded, "n2 restarted and has not caught up"},
 		{"errant", func(v *failover.View) {
 			set := gtid.MustParse(n1UUID + ":7")
 			node(v, "n2", func(n *failover.NodeStatus) { n.Errant = &set })
