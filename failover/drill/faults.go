@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"os"
 	"strings"
 	"sync"
 	"time"
@@ -205,7 +206,12 @@ func (f *Faults) cause(ctx context.Context, o api.FaultOrder) (api.FaultResult, 
 		err = signalProcess(pid, started, sig)
 	}
 	if err != nil {
-		return api.FaultResult{}, errors.Join(err, undoRecorded(context.WithoutCancel(ctx), f.cfg.RecordFile, nil))
+		// Nothing was done, so nothing is to be undone.
+		err = errors.Join(err, os.Remove(f.cfg.RecordFile))
+		if h != nil {
+			h.release()
+		}
+		return api.FaultResult{}, err
 	}
 	return api.FaultResult{
 		Detail: fmt.Sprintf("%s to mysqld, process %d", unix.SignalName(sig), pid), Until: &r.Until,
