@@ -8,7 +8,6 @@ import (
 	"fmt"
 	"io"
 	"net/http"
-	"strings"
 
 	"interrex/failover"
 	"interrex/failover/api"
@@ -30,15 +29,22 @@ func (a agent) cluster(ctx context.Context) (api.Cluster, error) {
 }
 
 // switchover asks for the best candidate, and returns when that is over. One
-// that was begun and undone is no error: the ledger tells of it.
+// that was begun and undone is no error: the ledger tells of it. One that a gate
+// refused is errDisturbed.
 func (a agent) switchover(ctx context.Context) error {
 	var report api.Report
 	err := a.call(ctx, http.MethodPost, "/api/v1/switchover", api.SwitchoverRequest{Wait: true}, &report)
 	var p *problemError
-	if errors.As(err, &p) && p.Report != nil {
+	switch {
+	case !errors.As(err, &p):
+		return err
+	case p.Report != nil:
 		return nil
+	case p.Gate != nil:
+		return fmt.Errorf("%w: %w", errDisturbed, err)
+	default:
+		return err
 	}
-	return err
 }
 
 // ended waits until an operation of a later epoch than the given one has
@@ -72,13 +78,7 @@ func (a agent) ended(ctx context.Context, epoch topology.Epoch) ([]api.Report, e
 // problemError is an answer that is no success.
 type problemError struct{ api.Problem }
 
-func (e *problemError) Error() string {
-	text := e.Title + " " + e.Detail
-	if e.Gate != nil {
-		text += " (gate " + e.Gate.Name + ": " + e.Gate.Reason + ")"
-	}
-	return strings.TrimSpace(text)
-}
+func (e *problemError) Error() string { return e.Title + ": " + e.Detail }
 
 func (a agent) call(ctx context.Context, method, path string, body, into any) error {
 	var text []byte

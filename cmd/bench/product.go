@@ -80,15 +80,16 @@ func (p *product) stopAgents(ctx context.Context) error {
 	return nil
 }
 
-// errMoved: the primary moved while nobody asked for it, as it may on a machine
-// that is busy with other things. What was measured means nothing then.
-var errMoved = errors.New("the primary moved by itself")
+// errDisturbed: something was the matter before the measurement had begun, as may
+// be on a machine that is busy with other things: the primary moved by itself, or
+// a gate refused to move it. What was measured by then means nothing.
+var errDisturbed = errors.New("the cluster was disturbed")
 
 // attempts is how often one measurement is begun until it is undisturbed.
 const attempts = 5
 
-// undisturbed measures on a whole cluster, and again if the primary moved by
-// itself meanwhile (errMoved). The results tell how often that was.
+// undisturbed measures on a whole cluster, and again if that was errDisturbed.
+// The results tell how often the primary moved by itself.
 func (p *product) undisturbed(ctx context.Context, measure func(context.Context, api.Cluster) error) error {
 	var err error
 	for range attempts {
@@ -96,18 +97,18 @@ func (p *product) undisturbed(ctx context.Context, measure func(context.Context,
 		if c, err = p.healthy(ctx); err != nil {
 			return err
 		}
-		if err = measure(ctx, c); !errors.Is(err, errMoved) {
+		if err = measure(ctx, c); !errors.Is(err, errDisturbed) {
 			return err
 		}
 	}
 	return fmt.Errorf("%d times in a row: %w", attempts, err)
 }
 
-// unmoved is errMoved unless the cluster is in the epoch still.
+// unmoved is errDisturbed unless the cluster is in the epoch still.
 func (p *product) unmoved(ctx context.Context, epoch topology.Epoch) error {
 	c, err := p.agents[0].cluster(ctx)
 	if err == nil && c.Epoch != epoch {
-		err = errMoved
+		err = fmt.Errorf("%w: the primary moved by itself", errDisturbed)
 	}
 	return err
 }
@@ -171,10 +172,10 @@ func (p *product) tryRound(ctx context.Context, c api.Cluster, strike, repair fu
 		if err := p.unmoved(ctx, c.Epoch); err != nil {
 			return err
 		}
-		p.struck++
 		if err := strike(ctx, primary); err != nil {
 			return err
 		}
+		p.struck++
 		var err error
 		reports, err = route.ended(ctx, c.Epoch)
 		return err
