@@ -1,0 +1,155 @@
+package failover
+
+import (
+	"cmp"
+	"fmt"
+	"slices"
+	"strings"
+
+	"interrex/election"
+	"interrex/internal/topology"
+)
+
+// choosePolicy is what the choice depends on besides the survey.
+type choosePolicy struct {
+	kind         election.Kind
+	to           topology.NodeName // wanted candidate, empty for the best
+	from         topology.NodeName // the old primary
+	minFollowers int               // instances that must remain to acknowledge
+}
+
+// chooseCandidate picks the instance to promote and those that will follow
+// it. Ties go to the fewest unapplied transactions, then priority, then name;
+// if no instance qualifies, the error says why each does not.
+func chooseCandidate(s survey, p choosePolicy) (Frozen, []Frozen, error) {
+	var (
+		fit      []Frozen
+		rejected []string
+	)
+	for _, f := range s.seen {
+		if why := unfit(f, s, p); why != "" {
+			rejected = append(rejected, fmt.Sprintf("%s: %s", f.Node, why))
+			continue
+		}
+		fit = append(fit, f)
+	}
+	for n, why := range s.silent {
+		if !s.has(n) {
+			rejected = append(rejected, fmt.Sprintf("%s: %s", n, why))
+		}
+	}
+	slices.Sort(rejected)
+	if len(fit) == 0 {
+		return Frozen{}, nil, fmt.Errorf("%w: %s", ErrNoCandidate, strings.Join(rejected, "; "))
+	}
+	slices.SortFunc(fit, func(a, b Frozen) int { return compareCandidates(a, b, s, p) })
+	best := fit[0]
+	return best, followersOf(best, s, p), nil
+}
+
+func compareCandidates(a, b Frozen, s survey, p choosePolicy) int {
+	if p.kind != election.Switchover {
+		// An old primary that came back is chosen only when nobody else fits.
+		if aOld, bOld := a.Node == p.from, b.Node == p.from; aOld != bOld {
+			if aOld {
+				return 1
+			}
+			return -1
+		}
+	}
+	// What a switchover's candidate has not even received is work, too.
+	work := func(f Frozen) uint64 { return f.Received.Union(s.union).Minus(f.Executed).Count() }
+	if d := cmp.Compare(work(a), work(b)); d != 0 {
+		return d
+	}
+	if a.Priority != b.Priority {
+		return b.Priority - a.Priority
+	}
+	return strings.Compare(string(a.Node), string(b.Node))
+}
+
+// unfit says why an instance may not be promoted; empty means it may.
+func unfit(f Frozen, s survey, p choosePolicy) string {
+	if p.to != "" && f.Node != p.to {
+		return fmt.Sprintf("%s is wanted", p.to)
+	}
+	if p.kind != election.Resume { // which takes the primary as it is
+		if why := unpromotable(f, s, p); why != "" {
+			return why
+		}
+	}
+	followers := followersOf(f, s, p)
+	if len(followers) < p.minFollowers {
+		return fmt.Sprintf("only %d instances could acknowledge its commits, %d are required", len(followers), p.minFollowers)
+	}
+	if p.kind == election.Resume {
+		return ""
+	}
+	for _, other := range followers {
+		if newerVersion(f.Version, other.Version) {
+			return fmt.Sprintf("its version %s is newer than %s of %s, which could not replicate from it", f.Version, other.Version, other.Node)
+		}
+	}
+	return ""
+}
+
+// unpromotable says what of the instance itself forbids that it becomes
+// another primary.
+func unpromotable(f Frozen, s survey, p choosePolicy) string {
+	switch {
+	case p.kind == election.Switchover && f.Node == p.from:
+		return "it is the primary already"
+	case f.Priority < 0:
+		return "its priority forbids promotion"
+	case f.ApplierError != "":
+		return "its applier stopped: " + f.ApplierError
+	case p.kind != election.Switchover && !f.Received.Contains(s.union):
+		// A switchover's candidate is still receiving; catch up waits for it.
+		return fmt.Sprintf("it lacks %d transactions that may have been acknowledged", s.union.Minus(f.Received).Count())
+	case p.kind == election.Bootstrap && slices.ContainsFunc(s.seen, func(o Frozen) bool { return !o.Closed && o.Node != f.Node }):
+		// Its commits would go on, and be lost with it.
+		return "another instance is open for writes"
+	case isErrant(f, s):
+		return "it holds transactions that no primary gave it: " + f.Received.Minus(s.union).String()
+	}
+	return ""
+}
+
+// isErrant tells whether an instance holds what neither the union has nor the
+// old primary wrote. The latter is the old primary's unacknowledged tail: in
+// doubt, and welcome.
+func isErrant(f Frozen, s survey) bool {
+	return s.oldUUID != "" && slices.ContainsFunc(f.Received.Minus(s.union).UUIDs(),
+		func(uuid string) bool { return uuid != s.oldUUID })
+}
+
+// followersOf are the surveyed instances that can replicate from the
+// candidate: what they hold is contained in what it will hold.
+func followersOf(candidate Frozen, s survey, p choosePolicy) []Frozen {
+	will := candidate.Received.Union(s.union).Union(candidate.Committing)
+	var out []Frozen
+	for _, f := range s.seen {
+		if f.Node == candidate.Node {
+			continue
+		}
+		// While the source of both still sends, which of them has more at the
+		// moment says nothing.
+		live := p.kind == election.Switchover || p.kind == election.Resume
+		if live || will.Contains(f.Received) {
+			out = append(out, f)
+		}
+	}
+	return out
+}
+
+// newerVersion compares MySQL versions by their first two numbers: a source
+// may be of the same series as its replicas or older, never newer.
+func newerVersion(source, replica string) bool {
+	var a, b [2]int
+	_, errA := fmt.Sscanf(source, "%d.%d", &a[0], &a[1])
+	_, errB := fmt.Sscanf(replica, "%d.%d", &b[0], &b[1])
+	if errA != nil || errB != nil {
+		return false
+	}
+	return slices.Compare(a[:], b[:]) > 0
+}

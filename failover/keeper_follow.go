@@ -1,0 +1,96 @@
+package failover
+
+import (
+	"context"
+	"fmt"
+
+	"interrex/dbrepl"
+	"interrex/internal/gtid"
+)
+
+// Follow makes the instance a replica of the source. An instance that holds
+// anything the source lacks is left as it is.
+func (k *Keeper) Follow(ctx context.Context, req FollowRequest) error {
+	ctx, end, err := k.begin(ctx, req.Epoch)
+	if err != nil {
+		return err
+	}
+	defer end()
+	if k.inst == nil {
+		return ErrNoInstance
+	}
+	if req.Acker {
+		if err := k.registered(ctx); err != nil {
+			return err
+		}
+	}
+	st, err := k.inst.Probe(ctx)
+	if err != nil {
+		return fmt.Errorf("look at %s before following: %w: %w", k.cfg.Member.Name, ErrNoInstance, err)
+	}
+	same := st.Source != nil && st.Source.ServerUUID == req.SourceUUID && st.Source.ReceiverOn
+	if !same {
+		// Re-pointing may purge what is received and not applied; that is only
+		// harmless when the source has it all (I8).
+		alone, err := k.alone(ctx, st.Received, req)
+		if err != nil {
+			return err
+		}
+		if !alone.IsEmpty() {
+			k.mu.Lock()
+			k.errant = &alone
+			k.mu.Unlock()
+			return &ErrantError{Node: k.cfg.Member.Name, Set: alone}
+		}
+	}
+	host, port, err := splitAddress(req.Address)
+	if err != nil {
+		return fmt.Errorf("follow %s: %w", req.Source, err)
+	}
+	if err := k.inst.Follow(ctx, dbrepl.FollowSpec{Host: host, Port: port, Acker: req.Acker}); err != nil {
+		return fmt.Errorf("follow %s: %w", req.Source, err)
+	}
+	k.mu.Lock()
+	k.errant = nil
+	k.mu.Unlock()
+	return nil
+}
+
+// alone is what was received here and the source lacks. What the source has
+// committed since the order was given may be here already, by way of the
+// former source: before anything is called errant, the source is asked anew.
+func (k *Keeper) alone(ctx context.Context, received gtid.Set, req FollowRequest) (gtid.Set, error) {
+	alone := received.Minus(req.SourceHas)
+	nodes := k.peers()
+	if alone.IsEmpty() || nodes == nil {
+		return alone, nil
+	}
+	source, err := nodes.Node(req.Source)
+	if err != nil {
+		return alone, err
+	}
+	st, err := source.Status(ctx)
+	if err != nil {
+		return alone, fmt.Errorf("ask %s for its set: %w", req.Source, err)
+	}
+	if st.Instance == nil || st.Instance.ServerUUID != req.SourceUUID {
+		return alone, fmt.Errorf("ask %s for its set: %w", req.Source, ErrNoInstance)
+	}
+	return alone.Minus(st.Instance.Executed).Minus(st.Instance.Committing), nil
+}
+
+// registered makes sure that this node is in the acker register before it may
+// acknowledge anything (I3).
+func (k *Keeper) registered(ctx context.Context) error {
+	if k.reg.Snapshot().State.Register.Has(k.cfg.Member.Name) {
+		return nil
+	}
+	s, err := k.reg.Read(ctx)
+	if err != nil {
+		return fmt.Errorf("read the register before acknowledging: %w", err)
+	}
+	if !s.State.Register.Has(k.cfg.Member.Name) {
+		return fmt.Errorf("%s is not a registered acker: %w", k.cfg.Member.Name, ErrNotRecorded)
+	}
+	return nil
+}

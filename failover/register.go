@@ -1,0 +1,95 @@
+package failover
+
+import (
+	"maps"
+	"slices"
+
+	"interrex/election"
+	"interrex/internal/topology"
+)
+
+// nextRegister is the acker register of the new epoch and who may hold an
+// acknowledging receiver on whom from then on (I3). Where the primary stays
+// the same, every old acker may still acknowledge, reached or not.
+func nextRegister(s *election.State, plan Plan, up caughtUp) (election.Register, map[topology.NodeName]topology.NodeName) {
+	sources := map[topology.NodeName]topology.NodeName{}
+	maps.Copy(sources, s.Sources)
+	candidate := up.candidate.Node
+	// Its receiver is stopped, and so are those of all that were frozen.
+	delete(sources, candidate)
+	if plan.Kind == election.Failover || plan.Kind == election.Bootstrap {
+		for _, f := range up.survey.seen {
+			delete(sources, f.Node)
+		}
+	}
+	reg := election.Register{K: plan.Acks}
+	if plan.From == candidate && s.Register.K > 0 {
+		reg = sameRegister(s.Register, up.followers)
+	} else {
+		reg.Ackers = ackersAmong(up.followers, up.survey, plan)
+	}
+	for n, src := range sources {
+		if (src == candidate || src == anyPrimary) && !reg.Has(n) {
+			reg.Ackers = append(reg.Ackers, n)
+		}
+	}
+	for _, n := range reg.Ackers {
+		order(sources, n, candidate)
+	}
+	slices.Sort(reg.Ackers)
+	return reg, sources
+}
+
+// anyPrimary in State.Sources: the instance was ordered to acknowledge the
+// recorded primary, and had been ordered to acknowledge another one before.
+// Until it was seen at the recorded one the order may not have arrived, and it
+// may acknowledge either.
+const anyPrimary topology.NodeName = ""
+
+// order notes in sources that node is about to be ordered to acknowledge
+// primary.
+func order(sources map[topology.NodeName]topology.NodeName, node, primary topology.NodeName) {
+	if before, ordered := sources[node]; ordered && before != primary {
+		primary = anyPrimary
+	}
+	sources[node] = primary
+}
+
+// sameRegister is the register of a primary that stays: nobody leaves it. If
+// too few of it are there to acknowledge, all that are there join it.
+func sameRegister(old election.Register, followers []Frozen) election.Register {
+	reg := election.Register{K: old.K, Ackers: slices.Clone(old.Ackers)}
+	there := 0
+	for _, f := range followers {
+		if old.Has(f.Node) {
+			there++
+		}
+	}
+	if there >= old.K {
+		return reg
+	}
+	for _, f := range followers {
+		if !old.Has(f.Node) {
+			reg.Ackers = append(reg.Ackers, f.Node)
+		}
+	}
+	return reg
+}
+
+// ackersAmong are the followers whose acknowledgements count from the first
+// moment: those that proved to be complete. One that still has to catch up
+// would only raise the number that the next revocation needs, so it waits for
+// its admission, unless there are too few without it.
+func ackersAmong(followers []Frozen, s survey, plan Plan) []topology.NodeName {
+	var complete, all []topology.NodeName
+	for _, f := range followers {
+		all = append(all, f.Node)
+		if slices.Contains(s.counted, f.Node) || (s.oldClosed && f.Node == plan.From) {
+			complete = append(complete, f.Node)
+		}
+	}
+	if len(complete) < plan.Acks {
+		return all
+	}
+	return complete
+}
