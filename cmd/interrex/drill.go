@@ -58,6 +58,8 @@ func newDrillCommand() *cobra.Command {
 		Example: `  interrex drill kill-primary
   interrex drill switchover --count 5 --report switchovers.md`,
 		Args: cobra.NoArgs,
+		// With something to run, a drill there is none of is an error.
+		RunE: func(command *cobra.Command, _ []string) error { return command.Help() },
 	}
 	for _, k := range []struct {
 		kind        drill.Kind
