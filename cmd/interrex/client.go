@@ -288,7 +288,7 @@ func plainError(err error) error {
 		err = u.Err
 	}
 	var notTLS tls.RecordHeaderError
-	if errors.As(err, &notTLS) {
+	if errors.As(err, &notTLS) || errors.Is(err, http.ErrSchemeMismatch) {
 		return errors.New("it does not speak TLS: leave out --ca, --cert, --key and https://")
 	}
 	return err

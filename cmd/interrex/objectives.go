@@ -3,6 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
+	"math"
+	"strconv"
 	"time"
 
 	"github.com/jedib0t/go-pretty/v6/table"
@@ -82,7 +84,7 @@ func printObjectives(s screen, a failover.Attainment) {
 		}
 		rows[i] = table.Row{
 			w.Window, secondsText(w.ObservedSeconds), w.Operations, worst, s.met(&w.RTOMet), lost, s.met(w.RPOMet),
-			millisText(w.DowntimeSeconds * 1000), fmt.Sprintf("%.6g %%", w.Availability*100), nines,
+			millisText(w.DowntimeSeconds * 1000), availabilityText(w.Availability), nines,
 		}
 	}
 	s.table(rows, 0, []int{2, 3, 4, 6, 8, 9, 10}, header...)
@@ -123,10 +125,19 @@ func (s screen) met(yes *bool) string {
 	return s.bad("missed")
 }
 
+// availabilityText prints percent, rounded down: nothing but always is 100 %.
+func availabilityText(share float64) string {
+	const digits = 6
+	scale := math.Pow10(digits)
+	return strconv.FormatFloat(math.Floor(share*100*scale)/scale, 'f', -1, 64) + " %"
+}
+
 // secondsText prints seconds that may be a year.
 func secondsText(seconds float64) string {
 	d := time.Duration(seconds * float64(time.Second))
 	switch {
+	case d < time.Second:
+		return fmt.Sprintf("%d ms", d.Milliseconds())
 	case d < time.Minute:
 		return fmt.Sprintf("%.1f s", d.Seconds())
 	case d < 2*time.Hour:

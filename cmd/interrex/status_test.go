@@ -1,0 +1,171 @@
+package main
+
+import (
+	"bytes"
+	"encoding/json"
+	"flag"
+	"os"
+	"path/filepath"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"interrex/election"
+	"interrex/failover"
+	"interrex/failover/api"
+	"interrex/internal/gtid"
+	"interrex/internal/topology"
+)
+
+var update = flag.Bool("update", false, "write the golden files anew")
+
+var testNow = time.Date(2026, 11, 20, 12, 0, 0, 0, time.UTC)
+
+func pointer[T any](v T) *T { return &v }
+
+func soundStatus() api.Cluster {
+	return api.Cluster{
+		Name: "shop", Self: "db2", Status: api.StatusHealthy, Reasons: []string{}, Epoch: 3, Leader: "db2", EtcdReachable: true,
+		Primary: &api.Primary{
+			Node: "db1", Address: "10.0.0.1:3306", Epoch: 3, Phase: election.Open, Since: testNow.Add(-50 * time.Hour), Verdict: topology.Healthy,
+		},
+		Durability: api.Durability{
+			Lossless: true, Ackers: []topology.NodeName{"db2", "db3"}, K: 1, Needed: 2, Acknowledging: []topology.NodeName{"db2", "db3"},
+		},
+		Members: []api.Member{
+			{Name: "db1", Role: api.RolePrimary, Verdict: topology.Healthy, MySQL: "10.0.0.1:3306", ServerVersion: "8.4.6", Writable: true},
+			{Name: "db2", Role: api.RoleReplica, Verdict: topology.Healthy, Leader: true, MySQL: "10.0.0.2:3306", ServerVersion: "8.4.6",
+				Acker: true, Acknowledging: true, LagMS: pointer(0.0), Missing: pointer(uint64(0))},
+			{Name: "db3", Role: api.RoleReplica, Verdict: topology.Suspect, MySQL: "10.0.0.3:3306", ServerVersion: "8.4.6",
+				Acker: true, LagMS: pointer(1234.5), Missing: pointer(uint64(4711)), Site: "ams", Error: "receiver is CONNECTING: no error"},
+			{Name: "arb", Role: api.RoleArbiter, Verdict: topology.Healthy},
+		},
+		GatesClosed: []failover.Gate{{Name: "primary_failed", Operation: election.Failover, Reason: "db1 answers"}},
+	}
+}
+
+func troubledStatus() api.Cluster {
+	c := soundStatus()
+	c.Status, c.Reasons = api.StatusFailingOver, []string{"failover of epoch 4 is at step promote", "paused by operator: rack 4"}
+	c.Primary.Verdict, c.Leader, c.EtcdReachable = topology.Failed, "", false
+	c.Durability.Lossless, c.Durability.Acknowledging, c.Durability.Unacknowledged = false, nil, 7
+	c.Paused = &election.Pause{By: "operator", Reason: "rack 4", Since: testNow.Add(-time.Minute)}
+	c.Operation = &api.Operation{
+		Kind: election.Failover, Epoch: 4, Step: "promote", From: "db1", To: "db2", Leader: "db3", Cause: "process exited", ElapsedMS: 61_250,
+	}
+	c.GatesClosed = append(c.GatesClosed, failover.Gate{Name: "not_paused", Operation: election.Failover, Reason: "paused by operator"})
+	c.Members[3] = api.Member{Name: "db4", Role: api.RoleRebuilding, Verdict: topology.Suspect, Errant: "u:1-3",
+		Rebuild: &api.Rebuild{Stage: "clone: DATA FILES", Since: testNow, SavedFile: "/var/lib/interrex/errant/1.sql"}}
+	return c
+}
+
+func sampleReport() api.Report {
+	return api.Report{
+		Epoch: 4, Kind: election.Failover, Outcome: failover.Completed, Leader: "db2", From: "db1", To: "db2", Cause: "process exited",
+		StartedAt: testNow.Add(-time.Hour), EndedAt: pointer(testNow.Add(-time.Hour + 250*time.Millisecond)),
+		Steps: []failover.Step{
+			{Name: "detect", BeganMS: -12.5, TookMS: 12.5, Detail: "process exited"},
+			{Name: "claim", BeganMS: 0, TookMS: 3.25, Detail: "epoch 4"},
+			{Name: "route", BeganMS: 200, TookMS: 5, Error: "db3 was not told: refused"},
+		},
+		Evidence: api.Judgement{
+			Subject: "db1", Verdict: topology.Failed, Cause: "process_exited", Explanation: "2 of 3 are against it", LastGoodMS: 20, FirstBadMS: 13,
+			Votes: []api.Vote{
+				{Observer: "db2", Kind: "refused", AgeMS: 1.5, Against: true, Detail: "connection refused"},
+				{Observer: "arb", Kind: "alive", AgeMS: 95, Detail: ""},
+			},
+		},
+		Gates: []failover.Gate{
+			{Name: "primary_failed", Operation: election.Failover, Open: true, Reason: "db1 is failed"},
+			{Name: "primary_healthy", Operation: election.Switchover, Reason: "db1 is failed"},
+		},
+		RTOMillis: 262.5, RTOBounds: [2]float64{250, 262.5},
+		RPO: api.RPO{LostCommits: pointer(uint64(0)), Proof: api.Proof{
+			Statement: "both ackers were frozen", Ackers: []topology.NodeName{"db2", "db3"}, K: 1, Needed: 2, Frozen: []topology.NodeName{"db2", "db3"},
+			Union:    gtid.MustParse("11111111-1111-1111-1111-111111111111:1-100"),
+			Promoted: gtid.MustParse("11111111-1111-1111-1111-111111111111:1-100"),
+			Errant:   pointer(gtid.MustParse("11111111-1111-1111-1111-111111111111:101")), SavedFile: "/var/lib/interrex/errant/1.sql",
+		}},
+	}
+}
+
+// TestPages holds what each command prints against testdata, as a program
+// reads it (plain) and as a person sees it (terminal).
+func TestPages(t *testing.T) {
+	attainment := failover.ComputeObjectives(testNow, failover.Objectives{RTO: 500 * time.Millisecond}, []failover.Report{
+		{Epoch: 4, Kind: election.Failover, Outcome: failover.Completed, StartedAt: testNow.Add(-time.Hour), EndedAt: testNow.Add(-time.Hour), RTOMillis: 900},
+	}, testNow.Add(-100*24*time.Hour))
+	failed := api.Report{Epoch: 5, Kind: election.Failover, Outcome: failover.Failure, From: "db2", Cause: "silent", StartedAt: testNow}
+	for name, page := range map[string]func(screen){
+		"status":          func(s screen) { printStatus(s, soundStatus()) },
+		"status_troubled": func(s screen) { printStatus(s, troubledStatus()) },
+		"status_new": func(s screen) {
+			printStatus(s, api.Cluster{Name: "shop", Self: "db1", Status: api.StatusNoPrimary, EtcdReachable: true})
+		},
+		"history":       func(s screen) { printHistory(s, []api.Report{failed, sampleReport()}) },
+		"history_empty": func(s screen) { printHistory(s, nil) },
+		"report":        func(s screen) { printReport(s, sampleReport()) },
+		"gates":         func(s screen) { printGates(s, sampleReport().Gates) },
+		"objectives":    func(s screen) { printObjectives(s, attainment) },
+		"findings":      func(s screen) { printFindings(s, unsoundFindings(), true) },
+	} {
+		for kind, s := range map[string]screen{
+			"plain":    {now: testNow},
+			"terminal": {now: testNow, terminal: true, color: true, width: 100},
+		} {
+			t.Run(name+"_"+kind, func(t *testing.T) {
+				var printed bytes.Buffer
+				s.out = &printed
+				page(s)
+				golden(t, filepath.Join("testdata", name+"."+kind+".golden"), printed.Bytes())
+				if kind == "plain" {
+					require.NotContains(t, printed.String(), "\x1b")
+				}
+			})
+		}
+	}
+}
+
+func unsoundFindings() []finding {
+	facts := soundCluster()
+	facts.Servers = facts.Servers[:1]
+	facts.Servers[0].Variables["sync_binlog"] = "0"
+	facts.Servers[0].MaxUsed = 150
+	return judgeCluster(facts)
+}
+
+func golden(t *testing.T, file string, got []byte) {
+	t.Helper()
+	if *update {
+		require.NoError(t, os.MkdirAll(filepath.Dir(file), 0o755))
+		require.NoError(t, os.WriteFile(file, got, 0o644))
+	}
+	want, err := os.ReadFile(file)
+	require.NoError(t, err)
+	require.Equal(t, string(want), string(got), "if that is right: go test -run TestPages -update")
+}
+
+func TestJSONIsTheAnswerOfTheAPI(t *testing.T) {
+	agent := agentAt(t, map[string]any{"GET /api/v1/cluster": soundStatus()})
+	code, out, _ := run(t, "status", "-o", "json", "--agent", agent)
+	require.Equal(t, 0, code)
+	want, err := json.Marshal(soundStatus())
+	require.NoError(t, err)
+	require.JSONEq(t, string(want), out)
+}
+
+func TestSwitchoverSaysHowLongWritesWereOut(t *testing.T) {
+	r := sampleReport()
+	agent := agentAt(t, map[string]any{"POST /api/v1/switchover": r})
+	code, out, errOut := run(t, "switchover", "--to", "db2", "--agent", agent, "--token-file", tokenFile(t))
+	require.Equal(t, 0, code, errOut)
+	require.Contains(t, out, "claim")
+	require.Contains(t, out, "db2 is the primary of epoch 4. Writes were out for 262 ms; 0 acknowledged commits lost.")
+}
+
+func TestMillisText(t *testing.T) {
+	for ms, want := range map[float64]string{0: "0 ms", 0.04: "0.0 ms", 9.94: "9.9 ms", 312.4: "312 ms", 4940: "4.94 s", 61_250: "1m1s"} {
+		require.Equal(t, want, millisText(ms))
+	}
+}
