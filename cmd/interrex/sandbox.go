@@ -125,7 +125,7 @@ func newSandboxDownCommand(dir *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return cluster.Down(command.Context())
+			return endSandbox(command.Context(), cluster)
 		},
 	}
 }
