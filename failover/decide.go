@@ -64,8 +64,6 @@ func decideOperation(v View, p Policy) (kind election.Kind, cause string, run bo
 		return election.Failover, v.Primary.Explanation, true
 	case unfinished && answers:
 		return election.Resume, unfinishedCause(s), true
-	case unfinished && failed:
-		return election.Failover, v.Primary.Explanation, true
 	case answers && !primary.Instance.Writable() && s.Primary.Phase == election.Open:
 		return election.Resume, fmt.Sprintf("%s is the recorded primary and is closed (it restarted, or was closed by hand)", s.Primary.Node), true
 	case failed && p.Automatic && s.Paused == nil:
