@@ -121,7 +121,11 @@ func (r *rejoiner) tidy(ctx context.Context, v View) {
 		if !errant.IsEmpty() && before.Intersect(errant).IsEmpty() {
 			continue
 		}
-		r.completeReport(ctx, v.State.Epoch, n, errant)
+		// Not while it is yet to follow: commits that still wait on a server that
+		// was thawed are in none of its sets, and in doubt all the same.
+		if what != remedyFollow {
+			r.completeReport(ctx, v.State.Epoch, n, errant)
+		}
 		if err := r.apply(ctx, v, n, primary, what, errant); err != nil && ctx.Err() == nil {
 			r.notBefore[name] = time.Now().Add(time.Second)
 			r.log.Warn("instance is not back yet", zap.String("node", string(name)), zap.Error(err))
