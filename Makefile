@@ -35,7 +35,7 @@ LINT := $(CACHE)/tools/golangci-lint-$(LINT_VERSION)
 
 .PHONY: help
 help: ## List what can be made
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-13s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 .PHONY: demo
 demo: build ## Kill the primary of three real servers under load and watch it fail over
@@ -53,6 +53,13 @@ fetch: build ## Fetch the servers that demo and tests run, once
 test: need-cc fetch ## Run every test with the race detector, on real servers (PKG=, ARGS=)
 	$(if $(DEPLOY),,@echo 'make test: docs/deploy is left out: install supervisor and systemd to test it too')
 	$(GO) test -race -tags $(TEST_TAGS) -buildvcs=false -timeout 20m -p $(TEST_P) $(ARGS) $(PKG)
+
+# Rounds of soak-failover.
+ROUNDS ?= 20
+
+.PHONY: soak-failover
+soak-failover: fetch ## Kill and switch over the primary by turns under load, ROUNDS times, and count the rows
+	$(GO) test -tags $(TAGS) -buildvcs=false -count=1 -v -timeout 2h -run TestAlternatingKillsAndSwitchovers ./internal/acceptance -args -rounds $(ROUNDS)
 
 .PHONY: need-cc
 need-cc:
