@@ -41,6 +41,7 @@ func TestCommandGate(t *testing.T) {
 			synctest.Wait()
 			require.NoError(t, running.Err(), "not interrupted")
 			leave()
+			synctest.Wait()
 		})
 	})
 	t.Run("a higher epoch interrupts, and waits for the end", func(t *testing.T) {
