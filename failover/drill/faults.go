@@ -70,10 +70,7 @@ const leaveLimit = 5 * time.Second
 // Run undoes what an agent before this one left, then waits for the end of
 // ctx and leaves a fault in force to its helper, which undoes it at once.
 func (f *Faults) Run(ctx context.Context) error {
-	if err := undoRecorded(ctx, f.cfg.RecordFile, f.told("an agent before this one left a fault: undone")); err != nil {
-		// The agent is of use all the same.
-		f.log.Error("fault of an agent before this one cannot be undone", zap.Error(err))
-	}
+	f.undoInherited(ctx)
 	<-ctx.Done()
 	active := f.current()
 	if active == nil {
@@ -87,6 +84,18 @@ func (f *Faults) Run(ctx context.Context) error {
 	case <-t.C:
 	}
 	return nil
+}
+
+func (f *Faults) undoInherited(ctx context.Context) {
+	f.order.Lock() // orders may have begun to come in
+	defer f.order.Unlock()
+	if f.current() != nil {
+		return // what is written down is this agent's own
+	}
+	if err := undoRecorded(ctx, f.cfg.RecordFile, f.told("an agent before this one left a fault: undone")); err != nil {
+		// The agent is of use all the same.
+		f.log.Error("fault of an agent before this one cannot be undone", zap.Error(err))
+	}
 }
 
 func (f *Faults) current() *inForce {

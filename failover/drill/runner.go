@@ -178,7 +178,7 @@ func (r *Runner) Run(ctx context.Context) (Report, error) {
 	}
 	report.Objectives = Objectives{RTOMillis: objectives.RTOObjectiveMS, RPO: objectives.RPOObjective}
 	for n := range r.cfg.Count {
-		plan, err := r.Check(ctx)
+		plan, err := r.settle(ctx, n)
 		if err != nil {
 			return report, err
 		}
@@ -196,6 +196,26 @@ func (r *Runner) Run(ctx context.Context) (Report, error) {
 		}
 	}
 	return report, nil
+}
+
+// settleLimit is how long the members may take, after a round, to agree that
+// the cluster is healthy: each has a view of its own.
+const settleLimit = 30 * time.Second
+
+// settle checks whether a round can begin; but for the first one, for a while.
+func (r *Runner) settle(ctx context.Context, done int) (Plan, error) {
+	plan, err := r.Check(ctx)
+	if done == 0 || err == nil {
+		return plan, err
+	}
+	_, perr := poll(ctx, settleLimit, func() (bool, error) {
+		plan, err = r.Check(ctx)
+		return err == nil, nil
+	})
+	if perr != nil {
+		return plan, perr
+	}
+	return plan, err
 }
 
 // routesText names routes.

@@ -33,6 +33,7 @@ type world struct {
 	dropped  int
 	stopped  int
 	agentGon time.Duration
+	lags     time.Duration // a member's view, after an operation
 }
 
 func newWorld() *world {
@@ -87,7 +88,11 @@ func (w *world) Drills(_ context.Context, node topology.NodeName) (api.DrillStat
 	if node == "n1" && w.agentGon > 0 && w.since() > 0 && w.since() < w.agentGon {
 		return api.DrillState{}, errors.New("connection refused")
 	}
-	return w.drills, nil
+	s := w.drills
+	if healed := w.since() - DefaultConfig(KillPrimary).Duration; healed >= 0 && healed < w.lags {
+		s.Gate = &failover.Gate{Name: "cluster_healthy", Reason: "n1 is being rebuilt"}
+	}
+	return s, nil
 }
 
 func (w *world) Fault(_ context.Context, node topology.NodeName, req api.FaultRequest) (api.FaultResult, error) {
@@ -254,6 +259,19 @@ func TestIncidentAbortsTheDrill(t *testing.T) {
 		require.ErrorContains(t, err, "n3 cannot be reached")
 		require.Equal(t, []string{"n1 kill_server", "n1 start_server"}, w.orders)
 		require.Less(t, w.undone.Sub(w.hit), incidentAfter+time.Second)
+	})
+}
+
+// TestRoundsWaitForEachMembersView: after a round, a member may still see what
+// the others see no more.
+func TestRoundsWaitForEachMembersView(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld()
+		w.lags = 3 * time.Second
+		report, err := run(t, t.Context(), Switchover, w, 3)
+		require.NoError(t, err)
+		require.Len(t, report.Rounds, 3)
+		require.Equal(t, 1, w.dropped, "once, at the end")
 	})
 }
 
