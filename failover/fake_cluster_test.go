@@ -45,7 +45,9 @@ type cluster struct {
 
 	mu  sync.Mutex
 	cut map[topology.NodeName]bool // agents nobody reaches
-	on  func(e event) error
+	// judged are instances that are Failed in the eyes of the majority.
+	judged map[topology.NodeName]bool
+	on     func(e event) error
 }
 
 // event is an order or a change of the record; after tells whether it has been
@@ -55,6 +57,7 @@ type event struct {
 	what     string
 	epoch    topology.Epoch
 	after    bool
+	acker    bool // of an order to follow
 }
 
 func (e event) String() string {
@@ -65,7 +68,7 @@ func (e event) String() string {
 // yet. Call it in a synctest bubble.
 func newCluster(t *testing.T, instances int) *cluster {
 	c := &cluster{
-		t: t, fleet: newFleet(), agents: map[topology.NodeName]*agent{}, cut: map[topology.NodeName]bool{},
+		t: t, fleet: newFleet(), agents: map[topology.NodeName]*agent{}, cut: map[topology.NodeName]bool{}, judged: map[topology.NodeName]bool{},
 		store: &store{reports: map[topology.Epoch][]byte{}, leader: election.Leadership{Holder: "a1"}, state: election.State{Cluster: "c"}},
 	}
 	for i := range instances {
@@ -166,6 +169,13 @@ func (c *cluster) reach(name topology.NodeName, ok bool) {
 	c.cut[name] = !ok
 }
 
+// judge makes an instance Failed for all, whatever it does, or ends that.
+func (c *cluster) judge(name topology.NodeName, failed bool) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.judged[name] = failed
+}
+
 // lead makes a member the leader.
 func (c *cluster) lead(name topology.NodeName) {
 	c.store.mu.Lock()
@@ -181,10 +191,13 @@ func (c *cluster) server(name topology.NodeName) *server { return c.fleet.server
 type fakeDetector struct{ c *cluster }
 
 func (d fakeDetector) Judge(name topology.NodeName) Judgement {
+	d.c.mu.Lock()
+	judged := d.c.judged[name]
+	d.c.mu.Unlock()
 	d.c.fleet.mu.Lock()
 	defer d.c.fleet.mu.Unlock()
 	j := Judgement{Subject: name, Verdict: topology.Healthy, Explanation: "it answers", At: time.Now()}
-	if !d.c.fleet.servers[name].alive() {
+	if judged || !d.c.fleet.servers[name].alive() {
 		j.Verdict, j.Explanation, j.Cause = topology.Failed, "it does not answer", "process exited"
 		j.LastGood, j.FirstBad = 30*time.Millisecond, 20*time.Millisecond
 	}

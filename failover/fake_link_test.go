@@ -28,6 +28,10 @@ type link struct {
 }
 
 func (l link) order(ctx context.Context, what string, epoch topology.Epoch, do func(context.Context, *Keeper) error) error {
+	return l.carry(ctx, event{from: l.from, to: l.to, what: what, epoch: epoch}, do)
+}
+
+func (l link) carry(ctx context.Context, e event, do func(context.Context, *Keeper) error) error {
 	l.c.mu.Lock()
 	cut := l.c.cut[l.from] || l.c.cut[l.to]
 	l.c.mu.Unlock()
@@ -36,7 +40,6 @@ func (l link) order(ctx context.Context, what string, epoch topology.Epoch, do f
 		<-ctx.Done()
 		return fmt.Errorf("%s: no answer: %w", l.to, ctx.Err())
 	}
-	e := event{from: l.from, to: l.to, what: what, epoch: epoch}
 	if err := l.c.happen(ctx, e); err != nil {
 		return err
 	}
@@ -69,7 +72,8 @@ func (l link) Promote(ctx context.Context, req PromoteRequest) (p Promoted, err 
 }
 
 func (l link) Follow(ctx context.Context, req FollowRequest) error {
-	return l.order(ctx, "follow", req.Epoch, func(ctx context.Context, k *Keeper) error { return k.Follow(ctx, req) })
+	e := event{from: l.from, to: l.to, what: "follow", epoch: req.Epoch, acker: req.Acker}
+	return l.carry(ctx, e, func(ctx context.Context, k *Keeper) error { return k.Follow(ctx, req) })
 }
 
 func (l link) Close(ctx context.Context, req CloseRequest) (cl Closed, err error) {

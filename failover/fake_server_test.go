@@ -64,6 +64,7 @@ type server struct {
 	receiverOn        bool
 	acker             bool
 	held              bool // the applier does not get on
+	stalled           bool // the receiver is connected and gets nothing
 	marker            topology.Marker
 	busy              bool // a transaction is open that keeps it from closing
 	retires           int
@@ -99,7 +100,7 @@ func (s *server) replicate() {
 	if !s.alive() {
 		return
 	}
-	if s.receiverOn && s.source.alive() {
+	if s.receiverOn && !s.stalled && s.source.alive() {
 		s.received = s.received.Union(s.source.executed).Union(s.source.committing)
 		for id, by := range s.source.acks {
 			if s.acker && s.received.Contains(gtid.MustParse(id)) {
@@ -217,7 +218,7 @@ func (s *server) order(ctx context.Context, do func() error) error {
 func (s *server) Probe(ctx context.Context) (st dbrepl.Status, err error) {
 	err = s.order(ctx, func() error {
 		st = dbrepl.Status{
-			ServerUUID: s.uuid, Version: s.version, BootID: fmt.Sprintf("%s-%d", s.name, s.boot),
+			ServerUUID: s.uuid, Version: s.version, BootID: s.bootID(),
 			Executed: s.executed, Committing: s.committing, Received: s.received,
 			ReadOnly: s.readOnly, SuperReadOnly: s.superRO, Marker: s.marker,
 			SemiSync: dbrepl.SemiSync{SourceEnabled: s.armed, WaitFor: s.k, WaitSessions: len(s.acks), ReplicaEnabled: s.acker},
@@ -275,6 +276,8 @@ func (s *server) WriteMarker(ctx context.Context, m topology.Marker) (gtid.Set, 
 	}
 	return s.has(), nil
 }
+
+func (s *server) bootID() string { return fmt.Sprintf("%s-%d", s.name, s.boot) }
 
 func (s *server) has() gtid.Set {
 	s.fleet.mu.Lock()
