@@ -112,5 +112,8 @@ func explain(j Judgement) string {
 	if j.Verdict == topology.Suspect && against < j.Needed {
 		s += fmt.Sprintf(", %d more missing", j.Needed-against)
 	}
+	if j.Verdict == topology.Suspect && against >= j.Needed {
+		s += ", but time-outs do not count while it answers its own agent"
+	}
 	return s
 }

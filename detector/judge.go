@@ -83,7 +83,28 @@ func weigh(now time.Time, w Windows, registered []topology.NodeName, subject top
 	}
 	j.decide()
 	j.next = nextChange(now, w, j.Votes, t)
+	j.heedOwnAgent(w)
 	return j
+}
+
+// heedOwnAgent keeps time-outs of others from failing an instance that answers
+// its own agent, which we hear: then the hosts or the network between are
+// slow, not the instance. The answer must be younger than two of its time-outs,
+// so that a host that fell silent is not spared for longer than it takes the
+// others to notice. Broken and refused connections are no matter of time.
+func (j *Judgement) heedOwnAgent(w Windows) {
+	limit := 2 * w.Timeout
+	if j.Verdict != topology.Failed {
+		return
+	}
+	own := slices.IndexFunc(j.Votes, func(v Vote) bool { return v.Observer == j.Subject && v.For && v.Age <= limit })
+	timed := !slices.ContainsFunc(j.Votes, func(v Vote) bool {
+		return v.Against && v.Kind != QueryTimedOut && v.Kind != ConnectTimedOut
+	})
+	if own >= 0 && timed {
+		j.Verdict = topology.Suspect
+		j.next = soonest(j.next, limit-j.Votes[own].Age+time.Microsecond)
+	}
 }
 
 // judgeMember is the verdict on a member itself (its agent, that is). It is
