@@ -150,9 +150,7 @@ func (o *operation) revoke(ctx context.Context, c claimed) (revoked, error) {
 // choose picks the candidate. It is pure; see chooseCandidate.
 func (o *operation) choose(r revoked) (chosen, error) {
 	done := o.step(stepChoose)
-	candidate, followers, err := chooseCandidate(r.survey, choosePolicy{
-		kind: o.plan.Kind, to: o.plan.To, from: o.plan.From, minFollowers: o.plan.Acks,
-	})
+	candidate, followers, err := chooseCandidate(r.survey, o.choosePolicy())
 	if err != nil {
 		done("", err)
 		return chosen{}, fmt.Errorf("choose: %w", err)

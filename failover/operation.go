@@ -115,6 +115,10 @@ func (o *operation) execute(ctx context.Context) (Report, error) {
 	return *o.report, err
 }
 
+func (o *operation) choosePolicy() choosePolicy {
+	return choosePolicy{kind: o.plan.Kind, to: o.plan.To, from: o.plan.From, minFollowers: o.plan.Acks}
+}
+
 // saveReport writes the ledger entry. It is not what clients wait for, and an
 // operation is over whether or not its report could be written now.
 func (o *operation) saveReport(ctx context.Context) {

@@ -37,7 +37,15 @@ func (o *operation) freezeAll(ctx context.Context, epoch topology.Epoch) (survey
 		return n.Freeze(ctx, FreezeRequest{Epoch: epoch})
 	})
 	wantAll := o.plan.Kind == election.Bootstrap
-	sv := o.gather(answers, o.plan.From, func(s survey) bool { return !wantAll && s.proven() })
+	sv := o.gather(answers, o.plan.From, func(s survey) bool {
+		if wantAll || !s.proven() {
+			return false
+		}
+		// The proof alone is of no use without a candidate and those who will
+		// acknowledge it: a busy host answers late.
+		_, _, err := chooseCandidate(s, o.choosePolicy())
+		return err == nil
+	})
 	switch {
 	case wantAll && len(sv.silent) > 0:
 		return sv, fmt.Errorf("%w: bootstrap needs every instance: %s", ErrNoProof, sv.summary())

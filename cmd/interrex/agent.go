@@ -338,6 +338,7 @@ func (a *agent) run(ctx context.Context) error {
 
 	g.Go(func() error { return a.registry.Run(ctx) })
 	g.Go(func() error { return a.register(ctx) })
+	g.Go(func() error { return a.prepare(ctx) })
 	g.Go(func() error { return a.detector.Run(ctx) })
 	g.Go(func() error { return a.subjects.run(ctx) })
 	g.Go(func() error { return a.keeper.Run(ctx, a.peers) })
@@ -413,6 +414,30 @@ func (a *agent) register(ctx context.Context) error {
 			return nil
 		}
 		a.log.Debug("not registered yet", zap.Error(err))
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+// prepare brings the own instance's settings in order once it answers. What an
+// operator has to do is said in the log and by the doctor; nothing waits for it.
+func (a *agent) prepare(ctx context.Context) error {
+	if a.instance == nil {
+		return nil
+	}
+	tick := time.NewTicker(time.Second)
+	defer tick.Stop()
+	for {
+		err := a.instance.Ping(ctx)
+		if err == nil {
+			if err := a.instance.Prepare(ctx); err != nil {
+				a.log.Warn("the instance is not set up as it should be: interrex doctor tells the fixes", zap.Error(err))
+			}
+			return nil
+		}
 		select {
 		case <-ctx.Done():
 			return nil

@@ -184,7 +184,7 @@ func instanceConfig(cfg config.Config, s secrets) dbrepl.Config {
 	m := cfg.MySQL
 	c := accountConfig(cfg, s)
 	c.Address, c.Socket, c.AdminAddress = m.Address, m.Socket, m.AdminAddress
-	c.PIDFile, c.MysqlBinlog = m.PIDFile, m.Mysqlbinlog
+	c.PIDFile, c.Datadir, c.MysqlBinlog = m.PIDFile, m.Datadir, m.Mysqlbinlog
 	c.ConnectTimeout, c.QueryTimeout = m.ConnectTimeout, m.QueryTimeout
 	return c
 }
@@ -243,6 +243,8 @@ func detectorConfig(cfg config.Config, s secrets) detector.Config {
 		if err == nil {
 			d := cfg.Detection
 			w.Interval, w.Timeout, w.Misses, w.Freshness = d.ProbeInterval, d.QueryTimeout, d.Misses, d.Freshness
+			w.Hint, w.Settle = d.Hint, d.Settle
+			w.Gossip.ProbeInterval, w.Gossip.ProbeTimeout = d.GossipProbeInterval, d.GossipProbeTimeout
 			c.Windows = w
 		}
 	}
@@ -303,6 +305,7 @@ func policyOf(cfg config.Config) failover.Policy {
 
 func limitsOf(cfg config.Config) failover.Limits {
 	l := failover.DefaultLimits()
+	l.Revoke = cfg.Failover.RevokeLimit
 	l.CatchUp, l.Promote, l.Verify = cfg.Failover.CatchUpLimit, cfg.Failover.PromoteLimit, cfg.Failover.VerifyLimit
 	l.Switchover = cfg.Failover.SwitchoverLimit
 	return l

@@ -92,7 +92,7 @@ func newSandboxUpCommand(dir *string) *cobra.Command {
 healthy. Addresses, accounts and the operator's token are in sandbox.json in the
 folder. If it fails, nothing is left running.
 
-Each node has ten ports, from the base port on: mysql, mysql admin, api, gossip,
+Each node has eight ports, ten apart, from the base port on: mysql, mysql admin, api, gossip,
 rw, ro, etcd client, etcd peer.`,
 		Example: `  interrex sandbox up
   interrex sandbox up --nodes 5 --base-port 20000 --dir /tmp/five
