@@ -115,6 +115,7 @@ func runDemo(ctx context.Context, s screen, o demoOptions) error {
 	err = d.run(ctx)
 	interrupted := ctx.Err() != nil
 	if d.up && o.keep && !interrupted {
+		d.stopLoad()
 		d.printKept()
 		return err
 	}

@@ -229,6 +229,27 @@ func (d *demoRun) node(name topology.NodeName) sandbox.NodeInfo {
 
 // takeDown ends all load and every process, and removes the folder.
 func (d *demoRun) takeDown(ctx context.Context) error {
+	cluster, err := sandbox.Load(d.dir)
+	switch {
+	case errors.Is(err, sandbox.ErrNoSandbox):
+		err = demo.Stop(ctx, d.dir) // interrupted before there was one
+	case err == nil:
+		err = endSandbox(ctx, cluster)
+	}
+	// Only now, when nothing can be waited for any more.
+	d.stopLoad()
+	if err != nil {
+		return fmt.Errorf("take the demo down: %w; see %s", err, d.dir)
+	}
+	if err := os.RemoveAll(d.dir); err != nil {
+		return fmt.Errorf("remove folder of demo: %w", err)
+	}
+	d.screen.printf("\nEverything was taken down: no process and no file is left of it.\n")
+	return nil
+}
+
+// stopLoad ends the clients that still run.
+func (d *demoRun) stopLoad() {
 	if d.sql != nil {
 		d.sql.Stop()
 	}
@@ -238,21 +259,6 @@ func (d *demoRun) takeDown(ctx context.Context) error {
 	if d.client != nil {
 		d.client.close()
 	}
-	cluster, err := sandbox.Load(d.dir)
-	switch {
-	case errors.Is(err, sandbox.ErrNoSandbox):
-		err = demo.Stop(ctx, d.dir) // interrupted before there was one
-	case err == nil:
-		err = endSandbox(ctx, cluster)
-	}
-	if err != nil {
-		return fmt.Errorf("take the demo down: %w; see %s", err, d.dir)
-	}
-	if err := os.RemoveAll(d.dir); err != nil {
-		return fmt.Errorf("remove folder of demo: %w", err)
-	}
-	d.screen.printf("\nEverything was taken down: no process and no file is left of it.\n")
-	return nil
 }
 
 // pause waits, unless ctx ends.
