@@ -36,11 +36,11 @@ func (k Kind) faults() (cause, undo api.Fault) {
 	return "", ""
 }
 
-// ErrNotRun: the drill could not begin; nothing was done to the cluster. Its
+// ErrNotRun means the drill could not begin; nothing was done to the cluster. Its
 // text says why.
 var ErrNotRun = errors.New("the drill was not begun")
 
-// ErrAborted: something else went wrong while the drill ran; its fault was
+// ErrAborted means something else went wrong while the drill ran; its fault was
 // undone, and nothing can be said about the objectives.
 var ErrAborted = errors.New("the drill was aborted and its fault undone")
 

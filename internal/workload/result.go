@@ -17,8 +17,8 @@ type Result struct {
 	Errors map[string]int
 }
 
-// Acknowledged, Refused and Unknown count the attempts by what the client was
-// told.
+// Acknowledged counts attempts of which the client was told that they are
+// committed.
 func (r *Result) Acknowledged() int { return r.count(acknowledged) }
 
 // Refused counts attempts of which the client was told that nothing changed.
