@@ -268,11 +268,14 @@ func silent(observer topology.NodeName, stale Evidence) Vote {
 	return Vote{Observer: observer, Age: stale.Age}
 }
 
+// lastGood is how long ago a probe was last answered. That the process runs, or
+// that a receiver is connected, is no answer: both are true of a server that
+// was frozen.
 func lastGood(now time.Time, t table) time.Duration {
 	last := time.Duration(-1)
 	for _, s := range t {
 		ev := s.later(now)
-		if ev.Kind.group() == groupMember || ev.Kind.group() == groupProcess {
+		if g := ev.Kind.group(); g != groupProbe && g != groupPending {
 			continue
 		}
 		if ev.LastGood >= 0 && (last < 0 || ev.LastGood < last) {

@@ -132,6 +132,11 @@ func TestJudgeTimes(t *testing.T) {
 	require.Equal(t, 70*ms, j.Votes[1].Age)
 	require.Equal(t, 930*ms+time.Microsecond, j.next, "when the first vote grows stale")
 
+	frozen := append(tab,
+		seen{says("n2", ReceiverOn).good(20 * ms).Evidence, now}, seen{says("n1", ProcessRunning).good(0).Evidence, now})
+	j = judge(now, w, three, "n1", frozen)
+	require.Equal(t, 400*ms, j.LastGood, "a connected receiver and a living process are no answer")
+
 	j = judge(now, w, three, "n1", table{{says("n2", Refused).since(40 * ms).Evidence, now}})
 	require.Equal(t, 60*ms, j.next, "when the refusal has settled")
 	require.Equal(t, time.Duration(-1), j.LastGood)
