@@ -176,10 +176,12 @@ func TestFrozenPrimary(t *testing.T) {
 	c.following(t)
 	r := routed.Stop()
 	c.verify(t, r)
-	outage := r.LongestOutage(began, began.Add(20*time.Second))
+	outage := r.LongestOutage(began, established)
+	reported := c.ledger(t)[uint64(after.Epoch)].RTOMillis
 	t.Logf("clients' outage %d ms; epoch %s; %d rows acknowledged past the routes before the thaw, %d after it of those begun before the freeze; then: %s; old primary: %s",
 		outage.Length().Milliseconds(), c.story(t, before.Epoch), atThaw, late, straight.errors(), c.inDoubt(t, uint64(after.Epoch)))
 	require.Less(t, outage.Length(), 5*time.Second)
+	require.Greater(t, reported+200, float64(outage.Length().Milliseconds())/2, "the report belittles what clients saw")
 }
 
 // inDoubt is what the ledger tells of the old primary after its return: what

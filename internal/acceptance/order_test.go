@@ -37,8 +37,8 @@ func TestSwitchover(t *testing.T) {
 		c.following(t)
 		c.verify(t, r)
 		require.Zero(t, *report.RPO.LostCommits)
-		t.Logf("switchover to %s: clients' pause %d ms, reported %.0f ms; %d rows acknowledged, errors that clients saw: %v",
-			to, r.LongestOutage(began, began.Add(10*time.Second)).Length().Milliseconds(), report.RTOMillis, r.Acknowledged(), r.Errors)
+		t.Logf("switchover to %s: clients' pause %d ms, reported %.0f ms (bounds %.0f); %d rows acknowledged, errors that clients saw: %v",
+			to, r.LongestOutage(began, began.Add(10*time.Second)).Length().Milliseconds(), report.RTOMillis, report.RTOBounds, r.Acknowledged(), r.Errors)
 		require.Less(t, r.LongestOutage(began, began.Add(10*time.Second)).Length(), 5*time.Second)
 	}
 	t.Run("is undone when the old primary cannot be closed in time", func(t *testing.T) { c.undone(t, home, away) })
