@@ -183,6 +183,9 @@ func (i *Instance) keepRelayLog(ctx context.Context) error {
 	return nil
 }
 
+// pointLimit bounds a change of source, which takes milliseconds.
+const pointLimit = 10 * time.Second
+
 // point changes the source; the receiver is stopped, the applier may run, for
 // which automatic positions must be on already: naming them again is refused.
 func (i *Instance) point(ctx context.Context, spec FollowSpec, autoPosition bool) error {
@@ -196,6 +199,10 @@ func (i *Instance) point(ctx context.Context, spec FollowSpec, autoPosition bool
 	} else {
 		statement += "SOURCE_SSL = 0, GET_SOURCE_PUBLIC_KEY = 1"
 	}
-	return i.order(ctx, statement+" FOR CHANNEL ''", spec.Host, spec.Port, i.cfg.ReplUser, i.cfg.ReplPassword,
+	// Never cut short: a change of source that was interrupted half-way leaves
+	// a server that refuses to start replication (error 1872) until it restarts.
+	whole, cancel := context.WithTimeout(context.WithoutCancel(ctx), pointLimit)
+	defer cancel()
+	return i.order(whole, statement+" FOR CHANNEL ''", spec.Host, spec.Port, i.cfg.ReplUser, i.cfg.ReplPassword,
 		retryCount, i.cfg.HeartbeatPeriod.Round(heartbeatUnit).Seconds())
 }

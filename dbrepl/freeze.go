@@ -11,8 +11,9 @@ import (
 )
 
 // waitSlice is how long one wait for the applier lasts before its state is
-// looked at: an applier that has stopped would otherwise be waited for in vain.
-const waitSlice = 200 * time.Millisecond
+// looked at again. It is short because WAIT_FOR_EXECUTED_GTID_SET was measured
+// to return up to 100 ms after the set is executed.
+const waitSlice = 5 * time.Millisecond
 
 // Freeze stops the receiver, waits until it has stopped, and then reads what
 // the instance executed and received (executed ∪ retrieved), and how many

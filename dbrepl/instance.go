@@ -148,6 +148,9 @@ func (i *Instance) Ping(ctx context.Context) error {
 // gone on to something else; if the end cannot be seen, the error is
 // ErrOutcomeUnknown. A statement that was faster than the kill has succeeded.
 func (i *Instance) order(ctx context.Context, statement string, args ...any) error {
+	if err := ctx.Err(); err != nil {
+		return err // an order that was called off is not sent at all
+	}
 	conn, err := i.command.Conn(ctx)
 	if err != nil {
 		return err

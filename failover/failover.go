@@ -238,6 +238,7 @@ func (o *operation) record(ctx context.Context, up caughtUp) (election.Primary, 
 		Node: up.candidate.Node, ServerUUID: up.candidate.ServerUUID, Address: member.MySQL,
 		Epoch: up.epoch, Phase: election.Promoting, Since: time.Now().UTC(), Base: up.executed,
 	}
+	o.recording = true
 	err := o.update(ctx, func(s *election.State) error {
 		s.Primary = &primary
 		s.Register, s.Sources = nextRegister(s, o.plan, up)

@@ -80,6 +80,7 @@ type operation struct {
 	closedAt  time.Time // when the routes were closed
 	drainedAt time.Time // when the living primary of a switchover was closed
 	snap      election.Snapshot
+	recording bool // the record of another primary was, or may have been, written
 	report    *Report
 	undoing   error // why a switchover is being undone
 	// wg has the pushes and orders that the operation does not wait for: each
@@ -109,6 +110,12 @@ func (o *operation) execute(ctx context.Context) (Report, error) {
 		o.report.Outcome, o.report.Reason = Failure, err.Error()
 	}
 	o.report.EndedAt = time.Now().UTC()
+	if o.report.RPO.LostCommits == nil && !o.recording {
+		// Ended before the point of no return: no other history was begun.
+		var zero uint64
+		o.report.RPO.LostCommits = &zero
+		o.report.RPO.Proof.Statement = "nothing was promoted: the recorded primary and all it acknowledged are as they were"
+	}
 	if o.report.Epoch != 0 {
 		o.saveReport(ctx)
 	}
