@@ -56,7 +56,7 @@ func printDrillRound(s screen, r drill.Round) {
 		{"acknowledged", fmt.Sprintf("%d rows", c.Acknowledged), ""},
 		{"refused", fmt.Sprintf("%d rows", c.Refused), ""},
 	}, 0, nil, "", "clients saw", "the cluster says")
-	s.printf("Before the fault, writes were %s apart at most.\n", millisText(c.QuietMillis))
+	s.printf("Writes were %s apart at most before the fault, %s after they were restored.\n", millisText(c.QuietMillis), millisText(c.AfterMillis))
 	for _, e := range c.Errors {
 		s.printf("%6d times  %s\n", e.Count, e.Text)
 	}

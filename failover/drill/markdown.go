@@ -43,8 +43,8 @@ func (r Round) markdown(p func(string, ...any)) {
 		p("| writes out | %.0f ms | no operation |", c.RTOMillis)
 		p("| lost | %d rows | |", len(c.Lost))
 	}
-	p("\nBefore the fault the longest time without an acknowledgement was %.0f ms. %d rows acknowledged, %d refused, %d without an answer.",
-		c.QuietMillis, c.Acknowledged, c.Refused, c.Unknown)
+	p("\nThe longest time without an acknowledgement was %.0f ms before the fault, and %.0f ms after writes were restored. %d rows acknowledged, %d refused, %d without an answer.",
+		c.QuietMillis, c.AfterMillis, c.Acknowledged, c.Refused, c.Unknown)
 	if len(c.Errors) > 0 {
 		p("\n| times | error |\n|---|---|")
 		for _, e := range c.Errors {

@@ -46,7 +46,10 @@ type Round struct {
 	Node       topology.NodeName `json:"node"` // that was hit
 	NewPrimary topology.NodeName `json:"new_primary"`
 	FaultAt    time.Time         `json:"fault_at"`
-	Clients    Clients           `json:"clients"`
+	// RestoredAt is when writes were seen to go on to the new primary, or the
+	// agent to be back; what clients waited after that is not the fault's.
+	RestoredAt time.Time `json:"restored_at"`
+	Clients    Clients   `json:"clients"`
 	// Ledger is the cluster's own report; null if there was no operation.
 	Ledger   *api.Report `json:"cluster"`
 	Timeline []Event     `json:"timeline"`
@@ -58,11 +61,13 @@ type Round struct {
 // Clients is what the writers saw.
 type Clients struct {
 	// RTOMillis is the longest time in which no writer was told of a commit,
-	// from the fault until the cluster was healthy again.
+	// from the fault until writes were restored.
 	RTOMillis  float64   `json:"rto_ms"`
 	OutageFrom time.Time `json:"outage_from"`
 	OutageTo   time.Time `json:"outage_to"`
-	// QuietMillis is the same before the fault: what is noise here.
+	// AfterMillis is the same from there until the cluster was healthy again,
+	// QuietMillis before the fault: what is noise here.
+	AfterMillis  float64 `json:"after_ms"`
 	QuietMillis  float64 `json:"quiet_ms"`
 	Acknowledged int     `json:"acknowledged"`
 	Refused      int     `json:"refused"` // told that nothing was written
@@ -109,6 +114,9 @@ func judge(kind Kind, o Objectives, r Round) []string {
 	c := r.Clients
 	if o.RTOMillis > 0 && c.RTOMillis > o.RTOMillis {
 		miss("writes were out for %.0f ms; the objective is %.0f ms", c.RTOMillis, o.RTOMillis)
+	}
+	if o.RTOMillis > 0 && c.AfterMillis > o.RTOMillis {
+		miss("writes were out for %.0f ms while the cluster got healthy again; the objective is %.0f ms", c.AfterMillis, o.RTOMillis)
 	}
 	if n := uint64(len(c.Lost)); n > o.RPO {
 		miss("%d acknowledged rows are missing (%s); the objective is %d", n, some(c.Lost), o.RPO)

@@ -187,6 +187,7 @@ func (r *round) watch(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	r.RestoredAt = time.Now()
 	if err := pause(ctx, max(0, r.cfg.Duration-time.Since(r.FaultAt))); err != nil {
 		return err
 	}
@@ -324,11 +325,12 @@ func (r *round) awaitHealth(ctx context.Context) error {
 }
 
 func (r *round) describeClients(seen Sight, warm time.Time) {
-	outage := seen.LongestOutage(r.FaultAt, time.Time{})
+	outage := seen.LongestOutage(r.FaultAt, r.RestoredAt)
+	after := seen.LongestOutage(r.RestoredAt, time.Time{})
 	quiet := seen.LongestOutage(warm, r.FaultAt.Add(-quietMargin))
 	r.Clients = Clients{
 		RTOMillis: millis(outage.Length()), OutageFrom: outage.From.UTC(), OutageTo: outage.To.UTC(),
-		QuietMillis:  millis(quiet.Length()),
+		AfterMillis: millis(after.Length()), QuietMillis: millis(quiet.Length()),
 		Acknowledged: seen.Acknowledged(), Refused: seen.Refused(), Unknown: seen.Unknown(),
 		Errors: errorCounts(seen.Errors()),
 	}
@@ -336,7 +338,7 @@ func (r *round) describeClients(seen Sight, warm time.Time) {
 		Event{millis(outage.From.Sub(r.FaultAt)), "last write acknowledged before the longest outage"},
 		Event{millis(outage.To.Sub(r.FaultAt)), "first write acknowledged after it"})
 	slices.SortStableFunc(r.Timeline, func(a, b Event) int { return cmp.Compare(a.AtMillis, b.AtMillis) })
-	r.FaultAt = r.FaultAt.UTC()
+	r.FaultAt, r.RestoredAt = r.FaultAt.UTC(), r.RestoredAt.UTC()
 }
 
 func (r *round) verify(ctx context.Context, seen Sight) error {

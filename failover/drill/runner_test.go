@@ -21,6 +21,7 @@ import (
 // after it was hit n2 is, unless it is told otherwise.
 type world struct {
 	outage   time.Duration // of the load
+	after    time.Duration // of the load, once writes are restored
 	check    workload.Check
 	drills   api.DrillState
 	stays    bool // no failover happens
@@ -114,8 +115,11 @@ func (w *world) Acknowledged() int { return int(time.Now().UnixMilli() - 9466848
 type fakeSight struct{ *world }
 
 func (s fakeSight) LongestOutage(from, to time.Time) workload.Outage {
-	if to.IsZero() {
+	switch {
+	case from.Equal(s.hit):
 		return workload.Outage{From: from, To: from.Add(s.outage)}
+	case to.IsZero():
+		return workload.Outage{From: from, To: from.Add(s.after)}
 	}
 	return workload.Outage{From: from, To: from.Add(3 * time.Millisecond)}
 }
@@ -166,6 +170,7 @@ func TestWhatMissesObjectives(t *testing.T) {
 		want  string
 	}{
 		"too long":           {KillPrimary, func(w *world) { w.outage = 1100 * time.Millisecond }, "writes were out for 1100 ms"},
+		"too long later":     {KillPrimary, func(w *world) { w.after = 1200 * time.Millisecond }, "writes were out for 1200 ms while the cluster got healthy"},
 		"lost row":           {FreezePrimary, func(w *world) { w.check.Lost = []string{"writer 1 row 3"} }, "1 acknowledged rows are missing (writer 1 row 3)"},
 		"ghost":              {KillPrimary, func(w *world) { w.check.Ghosts = []string{"writer 1 row 3"} }, "refused are there"},
 		"no failover":        {KillPrimary, func(w *world) { w.stays = true }, "a new primary: not after 30s: n1 is still the primary"},
