@@ -131,7 +131,7 @@ func (c *Controller) turn(ctx context.Context, tidy bool) {
 		c.takeOverDeadLeader(ctx, v)
 		return
 	}
-	kind, cause, run := decideOperation(v, c.cfg.Policy)
+	kind, _, run := decideOperation(v, c.cfg.Policy)
 	if !run {
 		if tidy && v.State.Primary != nil && v.State.Operation == nil {
 			c.beginTidying(ctx, v)
@@ -146,7 +146,7 @@ func (c *Controller) turn(ctx context.Context, tidy bool) {
 	} else {
 		v = c.cfg.Watcher.View() // with what tidying changed
 	}
-	if kind, cause, run = decideOperation(v, c.cfg.Policy); run {
+	if kind, cause, run := decideOperation(v, c.cfg.Policy); run {
 		c.attempt(ctx, v, kind, cause)
 	}
 }

@@ -185,7 +185,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	if err := srv.Shutdown(grace); err != nil {
 		_ = srv.Close()
 	}
-	<-ended
+	_ = <-ended // http.ErrServerClosed, by our own order
 	s.stop()
 	return nil
 }

@@ -93,12 +93,6 @@ func (i *instance) kill() {
 	i.wg.Wait()
 }
 
-func (i *instance) open() int {
-	i.mu.Lock()
-	defer i.mu.Unlock()
-	return len(i.conns)
-}
-
 // rig is a running proxy with what it obeys and what it reports.
 type rig struct {
 	t     testing.TB
