@@ -258,7 +258,12 @@ func (d *drillAPI) Fault(ctx context.Context, node topology.NodeName, req api.Fa
 	if err != nil {
 		return api.FaultResult{}, err
 	}
-	return post[api.FaultResult](ctx, c, "/api/v1/drill/faults", req)
+	result, err := post[api.FaultResult](ctx, c, "/api/v1/drill/faults", req)
+	var answer *problemError
+	if errors.As(err, &answer) && (answer.refused() || answer.Status < http.StatusConflict) {
+		err = fmt.Errorf("%w: %w", drill.ErrNotRun, err)
+	}
+	return result, err
 }
 
 // member is a client of one node's agent, with the same credentials.

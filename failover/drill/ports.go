@@ -20,6 +20,7 @@ type API interface {
 	Objectives(ctx context.Context) (failover.Attainment, error)
 	Switchover(ctx context.Context, to topology.NodeName) (api.Report, error)
 	Drills(ctx context.Context, node topology.NodeName) (api.DrillState, error)
+	// Fault's error is ErrNotRun if the member certainly did nothing.
 	Fault(ctx context.Context, node topology.NodeName, req api.FaultRequest) (api.FaultResult, error)
 }
 

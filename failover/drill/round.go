@@ -167,6 +167,9 @@ func (r *round) cause(ctx context.Context) error {
 	// The order may have been obeyed even if its answer is an error.
 	r.undo = undo
 	result, err := r.api.Fault(ctx, r.plan.Node, api.FaultRequest{Fault: fault, Seconds: int(api.FaultLimit / time.Second)})
+	if errors.Is(err, ErrNotRun) {
+		r.undo = ""
+	}
 	if err != nil {
 		return fmt.Errorf("cause %s on %s: %w", fault, r.plan.Node, err)
 	}

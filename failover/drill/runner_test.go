@@ -3,6 +3,7 @@ package drill
 import (
 	"context"
 	"errors"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -26,6 +27,7 @@ type world struct {
 	drills   api.DrillState
 	stays    bool // no failover happens
 	broken   topology.NodeName
+	refuses  bool // faults
 	heals    bool
 	hit      time.Time
 	undone   time.Time
@@ -97,6 +99,9 @@ func (w *world) Drills(_ context.Context, node topology.NodeName) (api.DrillStat
 }
 
 func (w *world) Fault(_ context.Context, node topology.NodeName, req api.FaultRequest) (api.FaultResult, error) {
+	if w.refuses {
+		return api.FaultResult{}, fmt.Errorf("%w: gate leader is closed", ErrNotRun)
+	}
 	w.orders = append(w.orders, string(node)+" "+string(req.Fault))
 	if req.Fault.Undoes() {
 		w.undone = time.Now()
@@ -237,6 +242,18 @@ func TestDrillThatCannotBeginDoesNothing(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestRefusedFaultIsNotUndone: a gate closed between the check and the order.
+func TestRefusedFaultIsNotUndone(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld()
+		w.refuses = true
+		_, err := run(t, t.Context(), KillPrimary, w, 1)
+		require.ErrorIs(t, err, ErrNotRun)
+		require.Empty(t, w.orders)
+		require.Equal(t, []int{1, 1}, []int{w.stopped, w.dropped})
+	})
 }
 
 // TestInterruptedDrillUndoesItsFault: Ctrl-C while the server is frozen.
