@@ -48,6 +48,8 @@ type cluster struct {
 	// judged are instances that are Failed in the eyes of the majority.
 	judged map[topology.NodeName]bool
 	on     func(e event) error
+
+	hooking sync.Mutex
 }
 
 // event is an order or a change of the record; after tells whether it has been
@@ -156,14 +158,38 @@ func (c *cluster) happen(ctx context.Context, e event) error {
 	return ctx.Err()
 }
 
+// hook has on see every event, one at a time; what on has changed may be read
+// after the next call. rawHook is for one that blocks.
 func (c *cluster) hook(on func(event) error) {
+	c.hooking.Lock()
+	defer c.hooking.Unlock()
+	if on == nil {
+		c.rawHook(nil)
+		return
+	}
+	c.rawHook(func(e event) error {
+		c.hooking.Lock()
+		defer c.hooking.Unlock()
+		return on(e)
+	})
+}
+
+func (c *cluster) rawHook(on func(event) error) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.on = on
 }
 
-// reach cuts an agent off from all others, or ends that.
+// reach cuts an agent off from all others and from etcd, or ends that.
 func (c *cluster) reach(name topology.NodeName, ok bool) {
+	r := c.agents[name].registry
+	last := r.Snapshot()
+	c.store.mu.Lock()
+	r.cut, r.pinned = !ok, &last
+	if ok {
+		r.pinned = nil
+	}
+	c.store.mu.Unlock()
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.cut[name] = !ok
@@ -239,18 +265,19 @@ func (c *cluster) write(ctx context.Context, table *router.Table, epoch topology
 	}
 }
 
-// clients write through every member's routes until the function it returns is
+// clients write through the arbiters' routes until the function it returns is
 // called.
 func (c *cluster) clients() (stop func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var wg sync.WaitGroup
-	for _, a := range c.agents {
+	for _, name := range []topology.NodeName{"a1", "a2"} {
+		table := c.agents[name].table
 		wg.Go(func() {
 			for ctx.Err() == nil {
-				_ = c.write(ctx, a.table, 0)
+				_ = c.write(ctx, table, 0)
 				select {
 				case <-ctx.Done():
-				case <-time.After(3 * time.Millisecond):
+				case <-time.After(10 * time.Millisecond):
 				}
 			}
 		})

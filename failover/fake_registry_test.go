@@ -32,6 +32,7 @@ type fakeRegistry struct {
 	on func(ctx context.Context, what string, after bool) error
 	// pinned is what this member sees in place of the record: a watch that lags.
 	pinned *election.Snapshot
+	cut    bool // no way to the store: pinned is all it knows
 }
 
 func copyOf(s election.State) election.State {
@@ -58,7 +59,7 @@ func (r *fakeRegistry) Snapshot() election.Snapshot {
 func (r *fakeRegistry) Read(ctx context.Context) (election.Snapshot, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if r.down || ctx.Err() != nil {
+	if r.down || r.cut || ctx.Err() != nil {
 		return election.Snapshot{}, election.ErrUnreachable
 	}
 	r.pinned = nil
@@ -101,7 +102,7 @@ func (r *fakeRegistry) swap(base election.Snapshot, next election.State) (electi
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	switch {
-	case r.down:
+	case r.down, r.cut:
 		return election.Snapshot{}, election.ErrUnreachable
 	case r.leader.Holder != r.self:
 		return election.Snapshot{}, election.ErrNotLeader

@@ -2,6 +2,7 @@ package failover
 
 import (
 	"errors"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -58,21 +59,17 @@ var (
 
 // killLeader stops a1's agent at the moment, and makes a2 the leader.
 func (c *cluster) killLeader(at die) (died func() bool) {
-	done := false
+	var done atomic.Bool
 	c.hook(func(e event) error {
-		if e.from != "a1" || done || e.what != at.what || e.after != at.after || (at.to != "" && e.to != at.to) {
+		if e.from != "a1" || done.Load() || e.what != at.what || e.after != at.after || (at.to != "" && e.to != at.to) {
 			return nil
 		}
-		done = true
+		done.Store(true)
 		c.agents["a1"].stop()
 		c.lead("a2")
 		return nil
 	})
-	return func() bool {
-		c.mu.Lock()
-		defer c.mu.Unlock()
-		return done
-	}
+	return done.Load
 }
 
 func TestTakeOverOfAFailover(t *testing.T) {
@@ -156,6 +153,7 @@ func TestOneOfTwoControllersClaims(t *testing.T) {
 		require.ErrorIs(t, err, election.ErrConflict)
 		require.Equal(t, Superseded, r.Outcome)
 		require.Zero(t, r.Epoch)
+		c.hook(nil)
 		require.Zero(t, orders, "who did not claim orders nothing")
 		c.check()
 		require.Equal(t, topology.NodeName("n2"), c.state().Primary.Node)
@@ -167,7 +165,7 @@ func TestStaleLeadersCommandsAreRefused(t *testing.T) {
 		t.Run(held, func(t *testing.T) {
 			withCluster(t, 3, func(t *testing.T, c *cluster) {
 				resume, paused := make(chan struct{}), make(chan struct{})
-				c.hook(func(e event) error {
+				c.rawHook(func(e event) error {
 					if e.from == "a1" && e.what == held && e.to == "n2" && !e.after && e.epoch == 2 {
 						close(paused)
 						<-resume // the leader's machine stands still here

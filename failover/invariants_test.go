@@ -1,0 +1,410 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"interrex/election"
+	"interrex/internal/topology"
+)
+
+// Each test here has a schedule that breaks its invariant where the defence is
+// taken away. The numbers are those of the package comment.
+
+// commitBy has a client commit on a server and returns what it was told.
+func (c *cluster) commitBy(name topology.NodeName, patience time.Duration) error {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	defer cancel()
+	_, err := c.server(name).commit(ctx, true)
+	return err
+}
+
+func (c *cluster) receives(name topology.NodeName) bool {
+	c.fleet.mu.Lock()
+	defer c.fleet.mu.Unlock()
+	return c.fleet.servers[name].receiverOn
+}
+
+// stall keeps replicas connected and receiving nothing.
+func (c *cluster) stall(on bool, nodes ...topology.NodeName) {
+	c.fleet.change(func() {
+		for _, n := range nodes {
+			c.fleet.servers[n].stalled = on
+		}
+	})
+}
+
+// N8: the only acker of a commit restarts and has forgotten it. Counted, it
+// would prove that n2 has everything.
+func TestInvariant_I1_AmnesiacAckerProvesNothing(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		c.fleet.change(func() { c.fleet.servers["n3"].held = true })
+		c.stall(true, "n2")
+		require.NoError(t, c.commitBy("n1", time.Second), "n3 acknowledges it")
+		c.server("n3").kill()
+		c.server("n1").kill()
+		c.server("n3").start(true)
+		c.stall(false, "n2")
+		c.fleet.change(func() { c.fleet.servers["n3"].held = false })
+		time.Sleep(30 * time.Second)
+		require.Empty(t, c.writable())
+		require.Contains(t, closedGate(c.agents["a1"].control.Gates(), election.Failover).Reason, "n3: its server restarted")
+		c.server("n1").start(false)
+		c.check()
+	})
+}
+
+// n4's agent dies after n4 was counted as a follower of n2 and before the order
+// arrives, so its server goes on acknowledging n1. When n1 is primary again,
+// n4 must be in its register.
+func TestInvariant_I1_OrderThatNeverArrived(t *testing.T) {
+	withCluster(t, 4, func(t *testing.T, c *cluster) {
+		c.hook(func(e event) error {
+			if e.what == "follow" && e.to == "n4" {
+				c.reach("n4", false)
+				return errors.New("connection reset")
+			}
+			return nil
+		})
+		control := c.agents["a1"].control
+		_, err := control.Switchover(t.Context(), "n2")
+		require.NoError(t, err)
+		c.check()
+		c.hook(nil)
+		time.Sleep(time.Second)
+		_, err = control.Switchover(t.Context(), "n1")
+		require.NoError(t, err)
+		c.check()
+		require.True(t, c.state().Register.Has("n4"), "it may acknowledge n1")
+
+		time.Sleep(time.Second)
+		c.stall(true, "n2", "n3")
+		require.NoError(t, c.commitBy("n1", time.Second), "n4 did acknowledge it")
+		c.server("n1").kill()
+		c.stall(false, "n2", "n3")
+		time.Sleep(30 * time.Second)
+		require.Empty(t, c.writable(), "n2 and n3 are no proof")
+		c.reach("n4", true)
+		c.check()
+	})
+}
+
+// The new primary of a switchover dies before its former receiver was removed,
+// and comes back unseen: the old primary, promoted again, must not be
+// acknowledged by it.
+func TestInvariant_I1_CandidateKeepsNoReceiver(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		c.hook(func(e event) error {
+			if e.what == "promote" && e.to == "n2" && !e.after {
+				require.False(t, c.receives("n2"), "frozen before it was recorded")
+				_, kept := c.state().Sources["n2"]
+				require.False(t, kept)
+				c.reach("n2", false)
+				return errors.New("connection reset")
+			}
+			return nil
+		})
+		_, err := c.agents["a1"].control.Switchover(t.Context(), "n2")
+		require.Error(t, err)
+		require.Empty(t, c.writable())
+		c.hook(nil)
+		c.reach("n2", true)
+		c.check()
+	})
+}
+
+// The register changes in the very moment between looking and claiming.
+func TestInvariant_I1_ClaimOnAChangedRegister(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		control := c.agents["a1"].control
+		v := c.agents["a1"].watcher.RefreshAll(t.Context())
+		c.record(func(s *election.State) { s.Register = register(1, "n2", "n3", "n4") })
+		_, err := control.operate(t.Context(), control.plan(v, election.Failover, "test", ""))
+		require.ErrorIs(t, err, election.ErrConflict)
+		require.EqualValues(t, 1, c.state().Epoch)
+	})
+}
+
+// W1, X2: the old primary is alive and judged Failed, its agent cut off, its
+// clients write on.
+func TestInvariant_I2_ReplacedPrimaryAcknowledgesNothing(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		require.NoError(t, c.commitBy("n1", time.Second))
+		c.reach("n1", false)
+		c.judge("n1", true)
+		c.eventually("another primary", func() bool { p := c.state().Primary; return p.Node != "n1" && p.Phase == election.Open })
+		require.Contains(t, c.writable(), topology.NodeName("n1"))
+		require.ErrorIs(t, c.commitBy("n1", 5*time.Second), context.DeadlineExceeded, "it waits, and is told nothing")
+		answer := make(chan error, 1)
+		go func() { answer <- c.commitBy("n1", time.Hour) }()
+		c.reach("n1", true)
+		require.ErrorContains(t, <-answer, "outcome unknown", "its agent ends the server; nobody gets OK")
+		c.judge("n1", false)
+		c.check()
+		require.NotEqual(t, topology.NodeName("n1"), c.state().Primary.Node)
+	})
+}
+
+// A switchover's primary is opened again by hand, after it was closed.
+func TestInvariant_I2_SwitchoverNeedsAClosedPrimary(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		c.hook(func(e event) error {
+			if e.what == "close" && e.after {
+				c.fleet.change(func() { c.fleet.servers["n1"].superRO, c.fleet.servers["n1"].readOnly = false, false })
+			}
+			return nil
+		})
+		r, err := c.agents["a1"].control.Switchover(t.Context(), "n2")
+		require.ErrorIs(t, err, ErrUndone)
+		require.Contains(t, r.Reason, "n1 was closed and is not any more")
+		c.hook(nil)
+		c.check()
+	})
+}
+
+// An acker is in the register before its first acknowledgement can count, and
+// stays there as long as it might.
+func TestInvariant_I3_RegisteredBeforeItAcknowledges(t *testing.T) {
+	withCluster(t, 4, func(t *testing.T, c *cluster) {
+		orders := 0
+		c.hook(func(e event) error {
+			if e.what == "follow" && e.acker && !e.after {
+				orders++
+				require.True(t, c.state().Register.Has(e.to), "%s", e)
+			}
+			return nil
+		})
+		stop := c.clients()
+		defer stop()
+		c.server("n3").kill()
+		time.Sleep(time.Second)
+		require.True(t, c.state().Register.Has("n3"), "dead is no proof that it did not acknowledge")
+		c.server("n3").start(true)
+		_, err := c.agents["a1"].control.Switchover(t.Context(), "n2")
+		require.NoError(t, err)
+		c.eventually("all are ackers again", func() bool { return len(c.state().Register.Ackers) == 3 })
+		c.check()
+		c.hook(nil)
+		require.GreaterOrEqual(t, orders, 3)
+		c.store.mu.Lock()
+		defer c.store.mu.Unlock()
+		for i, s := range c.store.history[1:] {
+			was := c.store.history[i]
+			if was.Primary != nil && was.Primary.Node == s.Primary.Node {
+				require.Subset(t, s.Register.Ackers, was.Register.Ackers, "nobody leaves the register of a primary that stays")
+			}
+		}
+	})
+}
+
+// No acker is left: writes wait, however long; nothing degrades by itself.
+func TestInvariant_I4_NothingDegradesByTime(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		before := c.state()
+		c.server("n2").kill()
+		c.server("n3").kill()
+		answer := make(chan error, 1)
+		go func() { answer <- c.commitBy("n1", 24*time.Hour) }()
+		time.Sleep(time.Minute)
+		require.Empty(t, answer)
+		require.Contains(t, c.describe(), "n1: down false, super_read_only false, read_only false, armed true")
+		require.Equal(t, before, c.state(), "no epoch was spent, no acker dropped")
+		c.server("n3").start(false)
+		require.NoError(t, <-answer)
+		c.check()
+	})
+}
+
+// E8: etcd comes back from a backup that knows less than the nodes.
+func TestInvariant_I5_EpochNeverGoesBack(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		backup := c.state()
+		for _, to := range []topology.NodeName{"n2", "n3", "n1"} {
+			_, err := c.agents["a1"].control.Switchover(t.Context(), to)
+			require.NoError(t, err)
+			c.check()
+			time.Sleep(2 * time.Second)
+		}
+		require.EqualValues(t, 4, c.state().Epoch)
+		c.record(func(s *election.State) { *s = copyOf(backup) })
+		err := c.agents["n2"].keeper.Follow(t.Context(), followRequest(2, c.server("n1"), true))
+		require.ErrorIs(t, err, ErrStaleEpoch)
+		c.server("n1").kill()
+		c.eventually("a failover", func() bool { return c.state().Primary.Node != "n1" && c.settled() })
+		require.Greater(t, c.state().Epoch, topology.Epoch(4), "no epoch is issued twice")
+	})
+}
+
+// Every instance starts closed, and only etcd's word opens it.
+func TestInvariant_I6_StartsClosed(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		c.store.mu.Lock()
+		c.store.down = true
+		c.store.mu.Unlock()
+		c.server("n1").kill()
+		c.server("n1").start(false)
+		time.Sleep(time.Minute)
+		require.Empty(t, c.writable(), "without etcd nobody knows whether it is still primary")
+		c.store.mu.Lock()
+		c.store.down = false
+		c.store.mu.Unlock()
+		c.check()
+		require.Equal(t, topology.NodeName("n1"), c.state().Primary.Node, "restarted in place")
+		require.EqualValues(t, 2, c.state().Epoch, "under a new epoch")
+		require.Equal(t, election.Resume, c.report(2).Kind)
+	})
+}
+
+// Leadership moves again and again in the midst of operations, and no former
+// leader is told: each goes on until it is refused (X5). Meanwhile primaries
+// die and restart.
+func TestInvariant_I7_TakenOverAgainAndAgain(t *testing.T) {
+	for seed := range uint64(6) {
+		t.Run("", func(t *testing.T) {
+			withCluster(t, 5, func(t *testing.T, c *cluster) {
+				var left atomic.Int32
+				draw := rand.New(rand.NewPCG(seed, 7))
+				steps := make([]int32, 12)
+				for i := range steps {
+					steps[i] = 1 + draw.Int32N(25)
+				}
+				left.Store(steps[0])
+				var moves atomic.Int32
+				c.hook(func(e event) error {
+					if e.what == "status" || e.what == "report" || left.Add(-1) != 0 {
+						return nil
+					}
+					n := moves.Add(1)
+					c.lead([]topology.NodeName{"a1", "a2"}[n%2])
+					left.Store(steps[int(n)%len(steps)])
+					return nil
+				})
+				stop := c.clients()
+				defer stop()
+				for range 4 {
+					time.Sleep(time.Duration(draw.Int32N(1500)) * time.Millisecond)
+					victim := c.server(c.state().Primary.Node)
+					victim.kill()
+					time.Sleep(time.Duration(draw.Int32N(3000)) * time.Millisecond)
+					victim.start(draw.Int32N(2) == 0)
+					_, _ = c.agents["a1"].control.Switchover(t.Context(), "")
+				}
+				c.hook(nil)
+				c.lead("a1")
+				c.check()
+				require.Positive(t, moves.Load())
+			})
+		})
+	}
+}
+
+// M2: the killed primary comes back with commits that were never acknowledged.
+func TestInvariant_I8_TailIsKeptAndReported(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		c.stall(true, "n2", "n3")
+		require.ErrorIs(t, c.commitBy("n1", time.Second), context.DeadlineExceeded)
+		c.server("n1").kill()
+		c.stall(false, "n2", "n3")
+		c.check()
+		c.server("n1").start(false)
+		c.eventually("it is compared", func() bool { return c.report(2).RPO.InDoubt != nil })
+		r := c.report(2)
+		require.EqualValues(t, 1, *r.RPO.InDoubt)
+		require.EqualValues(t, 0, *r.RPO.LostCommits)
+		require.EqualValues(t, 1, r.RPO.Proof.Errant.Count())
+		time.Sleep(10 * time.Second)
+		n1 := c.server("n1")
+		require.Contains(t, c.describe(), "n1: down false, super_read_only true, read_only true, armed false, from nobody", "following would mix the histories")
+		require.True(t, n1.has().Contains(*r.RPO.Proof.Errant))
+		require.False(t, c.state().Register.Has("n1"))
+		c.check()
+	})
+}
+
+// An instance that lacks what the primary seems to have lost is not thrown away.
+func TestInvariant_I8_EmptiedPrimaryMakesNobodyErrant(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		for _, a := range c.agents {
+			a.control.rejoin.cfg.Policy.Rebuild = true
+		}
+		_, err := c.agents["a1"].control.Switchover(t.Context(), "n2")
+		require.NoError(t, err)
+		time.Sleep(2 * time.Second)
+		rebuilds := 0
+		c.hook(func(e event) error {
+			if e.what == "rebuild" {
+				rebuilds++
+			}
+			return nil
+		})
+		c.fleet.change(func() {
+			n2 := c.fleet.servers["n2"]
+			n2.executed, n2.received = gtids("2:1"), gtids("2:1")
+		})
+		time.Sleep(10 * time.Second)
+		c.hook(nil)
+		require.Zero(t, rebuilds)
+	})
+}
+
+// Also etcd's death is no reason to touch what serves.
+func TestInvariant_I9_WritesGoOnWithoutEtcd(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		c.store.mu.Lock()
+		c.store.down = true
+		c.store.mu.Unlock()
+		for range 60 {
+			require.NoError(t, c.commitBy("n1", time.Second))
+			time.Sleep(time.Second)
+		}
+		require.Equal(t, gateEtcd, closedGate(c.agents["a1"].control.Gates(), election.Failover).Name)
+		c.server("n1").kill()
+		time.Sleep(time.Minute)
+		require.Empty(t, c.writable(), "nothing is promoted without its quorum")
+		c.store.mu.Lock()
+		c.store.down = false
+		c.store.mu.Unlock()
+		c.check()
+	})
+}
+
+// At every moment of a failover every gate is readable and has its reason, and
+// what is refused names one.
+func TestInvariant_I10_WhatIsRefusedIsExplained(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		control := c.agents["a1"].control
+		seen := map[string]bool{}
+		c.hook(func(event) error {
+			for _, g := range control.Gates() {
+				require.NotEmpty(t, g.Reason, "%s of %s", g.Name, g.Operation)
+				seen[g.Name] = seen[g.Name] || !g.Open
+			}
+			return nil
+		})
+		c.server("n1").kill()
+		c.check()
+		c.hook(nil)
+		for _, g := range []string{gateFailed, gateIdle, gateHealthy} {
+			require.True(t, seen[g], "%s was closed at some moment", g)
+		}
+		require.NoError(t, control.Pause(t.Context(), "kim", "moving racks"))
+		c.server(c.state().Primary.Node).kill()
+		time.Sleep(10 * time.Second)
+		require.Empty(t, c.writable())
+		require.Equal(t, gateNotPaused, closedGate(control.Gates(), election.Failover).Name)
+		_, err := control.Switchover(t.Context(), "")
+		var refused *GateError
+		require.ErrorAs(t, err, &refused)
+		require.Equal(t, gateHealthy, refused.Gate.Name)
+		require.NoError(t, control.Resume(t.Context()))
+		c.server("n1").start(false)
+		synctest.Wait()
+	})
+}
