@@ -64,6 +64,11 @@ func DefaultLimits() Limits {
 // will be followers from the first moment.
 const graceForOthers = 20 * time.Millisecond
 
+// graceForFollowers is the same where the old primary is alive. Without the
+// others it would be the only one to acknowledge the new primary, and it takes
+// a second to put off its old role.
+const graceForFollowers = 150 * time.Millisecond
+
 // operation is one run of the sequence in failover.go.
 type operation struct {
 	self     topology.NodeName

@@ -138,7 +138,11 @@ func (o *operation) gather(answers <-chan answer, dispensable topology.NodeName,
 				return surveyOf(seen, errs, o.plan.Old, o.plan.Register)
 			}
 			if grace == nil {
-				t := time.NewTimer(graceForOthers)
+				wait := graceForOthers
+				if o.plan.Kind == election.Switchover || o.plan.Kind == election.Resume {
+					wait = graceForFollowers
+				}
+				t := time.NewTimer(wait)
 				defer t.Stop()
 				grace = t.C
 			}
