@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/stretchr/testify/assert"
 	"github.com/stretchr/testify/require"
 
 	"interrex/election"
@@ -103,9 +104,9 @@ func TestInvariant_I1_CandidateKeepsNoReceiver(t *testing.T) {
 	withCluster(t, 3, func(t *testing.T, c *cluster) {
 		c.hook(func(e event) error {
 			if e.what == "promote" && e.to == "n2" && !e.after {
-				require.False(t, c.receives("n2"), "frozen before it was recorded")
+				assert.False(t, c.receives("n2"), "frozen before it was recorded")
 				_, kept := c.state().Sources["n2"]
-				require.False(t, kept)
+				assert.False(t, kept)
 				c.reach("n2", false)
 				return errors.New("connection reset")
 			}
@@ -177,7 +178,7 @@ func TestInvariant_I3_RegisteredBeforeItAcknowledges(t *testing.T) {
 		c.hook(func(e event) error {
 			if e.what == "follow" && e.acker && !e.after {
 				orders++
-				require.True(t, c.state().Register.Has(e.to), "%s", e)
+				assert.True(t, c.state().Register.Has(e.to), "%s", e)
 			}
 			return nil
 		})
@@ -383,7 +384,7 @@ func TestInvariant_I10_WhatIsRefusedIsExplained(t *testing.T) {
 		seen := map[string]bool{}
 		c.hook(func(event) error {
 			for _, g := range control.Gates() {
-				require.NotEmpty(t, g.Reason, "%s of %s", g.Name, g.Operation)
+				assert.NotEmpty(t, g.Reason, "%s of %s", g.Name, g.Operation)
 				seen[g.Name] = seen[g.Name] || !g.Open
 			}
 			return nil

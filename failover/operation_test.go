@@ -275,3 +275,72 @@ func TestSwitchoverIsUndone(t *testing.T) {
 		})
 	}
 }
+
+func TestPauseDuringAnOperationDoesNotEndIt(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		paused := false
+		c.hook(func(e event) error {
+			if e.what == "promote" && e.after && !paused {
+				paused = true
+				c.record(func(s *election.State) { s.Paused = &election.Pause{By: "kim"} })
+			}
+			return nil
+		})
+		c.server("n1").kill()
+		c.check()
+		s := c.state()
+		require.EqualValues(t, 2, s.Epoch, "no second operation finished it")
+		require.Equal(t, Completed, c.report(2).Outcome)
+		require.Equal(t, "kim", s.Paused.By, "and the pause is kept")
+	})
+}
+
+// X3: what an operation has not heard of by its end must not delay the next.
+func TestSecondFailureRightAfterTheFirst(t *testing.T) {
+	withCluster(t, 5, func(t *testing.T, c *cluster) {
+		for _, a := range c.agents {
+			a.control.cfg.Policy.Acks = 2
+		}
+		_, err := c.agents["a1"].control.Switchover(t.Context(), "n2")
+		require.NoError(t, err)
+		c.eventually("k is 2", func() bool {
+			return c.state().Register.K == 2 && c.state().Sources["n1"] == "n2" && len(c.state().Register.Ackers) == 4
+		})
+		time.Sleep(time.Second)
+		stop := c.clients()
+		defer stop()
+		c.reach("n5", false) // its host hangs: nobody hears a refusal
+		c.server("n2").kill()
+		c.eventually("the first failover", func() bool { return c.settled() && c.state().Primary.Node != "n2" })
+		c.server("n2").start(false)
+		c.eventually("its ackers", func() bool { return c.state().Register.Has("n2") && c.certified() })
+		time.Sleep(time.Second)
+		first, epoch := c.state().Primary.Node, c.state().Epoch
+		c.server(first).kill()
+		began := time.Now()
+		c.eventually("the second", func() bool { return c.settled() && c.state().Epoch > epoch })
+		require.Less(t, time.Since(began), 2*time.Second)
+		c.check()
+	})
+}
+
+func TestHungReplicaDoesNotDelayAFailover(t *testing.T) {
+	withCluster(t, 4, func(t *testing.T, c *cluster) {
+		// With k=2 the proof needs two of three.
+		c.record(func(s *election.State) { s.Register.K = 2 })
+		hanging := make(chan struct{}, 16)
+		c.rawHook(func(e event) error {
+			if e.what == "follow" && e.to == "n4" && !e.after {
+				hanging <- struct{}{}
+				c.fleet.change(func() { c.fleet.servers["n4"].hung = true })
+			}
+			return nil
+		})
+		c.fleet.change(func() { c.fleet.servers["n1"].k, c.fleet.servers["n4"].acker = 2, false })
+		<-hanging // the order to follow hangs for up to 5 s
+		c.server("n1").kill()
+		began := time.Now()
+		c.eventually("a failover", func() bool { return c.settled() && c.state().Primary.Node != "n1" })
+		require.Less(t, time.Since(began), time.Second)
+	})
+}
