@@ -339,9 +339,6 @@ func TestInvariant_I8_TailIsKeptAndReported(t *testing.T) {
 // An instance that lacks what the primary seems to have lost is not thrown away.
 func TestInvariant_I8_EmptiedPrimaryMakesNobodyErrant(t *testing.T) {
 	withCluster(t, 3, func(t *testing.T, c *cluster) {
-		for _, a := range c.agents {
-			a.control.rejoin.cfg.Policy.Rebuild = true
-		}
 		_, err := c.agents["a1"].control.Switchover(t.Context(), "n2")
 		require.NoError(t, err)
 		time.Sleep(2 * time.Second)
@@ -359,6 +356,10 @@ func TestInvariant_I8_EmptiedPrimaryMakesNobodyErrant(t *testing.T) {
 		time.Sleep(10 * time.Second)
 		c.hook(nil)
 		require.Zero(t, rebuilds)
+	}, func(c *cluster) {
+		for _, a := range c.agents {
+			a.control.rejoin.cfg.Policy.Rebuild = true
+		}
 	})
 }
 

@@ -13,11 +13,14 @@ import (
 )
 
 // withCluster runs f with a cluster that has bootstrapped, in virtual time.
-func withCluster(t *testing.T, instances int, f func(t *testing.T, c *cluster)) {
+func withCluster(t *testing.T, instances int, f func(t *testing.T, c *cluster), before ...func(*cluster)) {
 	t.Helper()
 	synctest.Test(t, func(t *testing.T) {
 		c := newCluster(t, instances)
 		defer c.end()
+		for _, prepare := range before {
+			prepare(c)
+		}
 		c.run()
 		c.check()
 		c.eventually("every instance follows and is a confirmed acker", func() bool {
