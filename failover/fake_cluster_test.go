@@ -30,7 +30,6 @@ type agent struct {
 	table    *router.Table
 	watcher  *Watcher
 	control  *Controller
-	restarts int
 	stop     context.CancelFunc
 	ctx      context.Context
 }

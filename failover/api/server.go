@@ -185,8 +185,11 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	if err := srv.Shutdown(grace); err != nil {
 		_ = srv.Close()
 	}
-	_ = <-ended // http.ErrServerClosed, by our own order
+	err := <-ended
 	s.stop()
+	if !errors.Is(err, http.ErrServerClosed) {
+		return fmt.Errorf("serve API on %s: %w", ln.Addr(), err)
+	}
 	return nil
 }
 
