@@ -185,7 +185,7 @@ func (s *Server) Serve(ctx context.Context, ln net.Listener) error {
 	if err := srv.Shutdown(grace); err != nil {
 		_ = srv.Close()
 	}
-	err := <-ended
+	err = <-ended
 	s.stop()
 	if !errors.Is(err, http.ErrServerClosed) {
 		return fmt.Errorf("serve API on %s: %w", ln.Addr(), err)
