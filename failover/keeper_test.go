@@ -271,6 +271,19 @@ func TestKeeperIsolatesByRestartWhereCommitsWait(t *testing.T) {
 	})
 }
 
+func TestKeeperIsolatesByWhatEtcdSaysNow(t *testing.T) {
+	withKeepers(t, func(t *testing.T, c *cluster, k func(topology.NodeName) *Keeper) {
+		a := c.agents["n1"]
+		late := a.registry.Snapshot()
+		late.State.Epoch = 6
+		recordPrimary("n2", 6)(&late.State)
+		c.record(recordPrimary("n1", 6))
+		a.registry.pinned = &late
+		k("n1").tend(t.Context())
+		require.Equal(t, names{"n1"}, c.writable(), "what was seen late is no reason")
+	})
+}
+
 func TestKeeperIsolatesNobodyWithoutEtcd(t *testing.T) {
 	withKeepers(t, func(t *testing.T, c *cluster, k func(topology.NodeName) *Keeper) {
 		c.store.down = true
