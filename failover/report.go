@@ -11,8 +11,9 @@ import (
 // Outcome is how an operation ended.
 type Outcome string
 
-// The outcomes. Unfinished is written when the operation begins, so that an
-// operation whose leader died is in the ledger too; its successor replaces it.
+// The outcomes. Unfinished is an operation in flight: it is in the cluster
+// record, and in the ledger only when it has ended. If its leader dies, its
+// successor writes the entry as Superseded.
 const (
 	Unfinished Outcome = "unfinished"
 	Completed  Outcome = "completed"
