@@ -27,6 +27,8 @@ type State struct {
 	// instance that could not be reached since may still acknowledge commits
 	// of that one, so it must be registered when that one becomes primary
 	// again (I1).
+	// An empty name means that an order to change is on its way: it may
+	// acknowledge either until it is seen at the new one.
 	Sources   map[topology.NodeName]topology.NodeName `json:"sources,omitempty"`
 	Operation *Operation                              `json:"operation,omitempty"` // nil when none is in flight
 	Paused    *Pause                                  `json:"paused,omitempty"`
