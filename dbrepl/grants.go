@@ -24,6 +24,7 @@ var controllerPrivileges = []struct{ name, reason string }{
 	{"RELOAD", "RESET REPLICA"},
 	{"REPLICATION_SLAVE_ADMIN", "start, stop and point the receiver and the applier"},
 	{"SYSTEM_VARIABLES_ADMIN", "read_only, semi-sync and offline_mode"},
+	{"PERSIST_RO_VARIABLES_ADMIN", "persist what the instance is at its next start, without changing what it is now"},
 	{"CONNECTION_ADMIN", "end sessions; write the marker while the instance is closed for others"},
 	{"SERVICE_CONNECTION_ADMIN", "use the administrative listener"},
 	{"CLONE_ADMIN", "rebuild the instance from a donor"},

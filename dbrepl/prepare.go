@@ -33,8 +33,8 @@ var required = [...]setting{
 }
 
 // atStart is what an instance must be at each start (I6), whatever it is now.
-// It is persisted only while the instance is just that, so that persisting
-// changes nothing.
+// It is persisted for the next start alone: an operation may open the instance
+// or give it its role at the same moment, and must find nothing undone.
 var atStart = [...]setting{
 	{name: "read_only", want: "ON"},
 	{name: "super_read_only", want: "ON"},
@@ -151,19 +151,15 @@ func (i *Instance) prepareSettings(ctx context.Context, values map[string]string
 
 func (i *Instance) prepareStart(ctx context.Context, values, persisted map[string]string) (faults []error) {
 	for _, s := range atStart {
-		have, known := values[s.name]
+		_, known := values[s.name]
 		if !known || persisted[s.name] == s.want { // a missing plugin is told of elsewhere
 			continue
 		}
-		if have != s.want {
-			faults = append(faults, fmt.Errorf("%s is not known to be %s at the next start: SET PERSIST_ONLY %s = %s", s.name, s.want, s.name, s.want))
+		if err := i.order(ctx, "SET PERSIST_ONLY "+s.name+" = "+s.want); err != nil {
+			faults = append(faults, fmt.Errorf("%s is not known to be %s at the next start: SET PERSIST_ONLY %s = %s: %w", s.name, s.want, s.name, s.want, err))
 			continue
 		}
-		if err := i.order(ctx, "SET PERSIST "+s.name+" = "+s.want); err != nil {
-			faults = append(faults, fmt.Errorf("%s is not persisted: SET PERSIST %s = %s: %w", s.name, s.name, s.want, err))
-			continue
-		}
-		i.log.Info("setting persisted", zap.String("name", s.name), zap.String("is", s.want))
+		i.log.Info("setting persisted for the next start", zap.String("name", s.name), zap.String("is", s.want))
 	}
 	return faults
 }

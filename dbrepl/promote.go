@@ -14,6 +14,9 @@ import (
 // acknowledgement is never released by the time (I2).
 const semiSyncTimeout = math.MaxUint32
 
+// waitPoint is where a commit waits: before anybody can see it.
+const waitPoint = "AFTER_SYNC"
+
 // Arm makes every commit from now on wait, without a limit, for the
 // acknowledgement of k replicas, before it is visible (AFTER_SYNC). It returns
 // when the server says that it is so. It may be called again with another k:
@@ -30,26 +33,24 @@ func (i *Instance) Arm(ctx context.Context, k int) error {
 
 func (i *Instance) arm(ctx context.Context, k int) error {
 	// The role last: it begins with all else in force.
-	err := i.order(ctx, `SET GLOBAL rpl_semi_sync_source_wait_point = 'AFTER_SYNC', GLOBAL rpl_semi_sync_source_timeout = ?,
+	err := i.order(ctx, `SET GLOBAL rpl_semi_sync_source_wait_point = ?, GLOBAL rpl_semi_sync_source_timeout = ?,
 		GLOBAL rpl_semi_sync_source_wait_no_replica = ON, GLOBAL rpl_semi_sync_source_wait_for_replica_count = ?,
-		GLOBAL rpl_semi_sync_source_enabled = ON`, semiSyncTimeout, k)
+		GLOBAL rpl_semi_sync_source_enabled = ON`, waitPoint, semiSyncTimeout, k)
 	if err != nil {
 		return err
 	}
-	var enabled, waits bool
-	var point, status string
-	var timeout uint64
-	var count int
+	var now SemiSync
+	var status string
 	err = i.command.QueryRowContext(ctx, `SELECT @@global.rpl_semi_sync_source_enabled, @@global.rpl_semi_sync_source_wait_no_replica,
 		@@global.rpl_semi_sync_source_wait_point, @@global.rpl_semi_sync_source_timeout, @@global.rpl_semi_sync_source_wait_for_replica_count,
 		(SELECT variable_value FROM performance_schema.global_status WHERE variable_name = 'Rpl_semi_sync_source_status')`).
-		Scan(&enabled, &waits, &point, &timeout, &count, &status)
+		Scan(&now.SourceEnabled, &now.WaitNoReplica, &now.WaitPoint, &now.TimeoutMillis, &now.WaitFor, &status)
 	if err != nil {
 		return fmt.Errorf("read back: %w", err)
 	}
-	if !enabled || !waits || point != "AFTER_SYNC" || timeout != semiSyncTimeout || count != k || status != "ON" {
+	if !now.Lossless(k) || now.WaitFor != k || status != "ON" {
 		return fmt.Errorf("read back: enabled %v, status %s, wait point %s, timeout %d ms, wait without replicas %v, wait for %d: not as ordered",
-			enabled, status, point, timeout, waits, count)
+			now.SourceEnabled, status, now.WaitPoint, now.TimeoutMillis, now.WaitNoReplica, now.WaitFor)
 	}
 	return nil
 }

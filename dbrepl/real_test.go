@@ -54,8 +54,10 @@ func prepare(t *testing.T, c *cluster) {
 		('rpl_semi_sync_source_enabled', 'OFF'), ('rpl_semi_sync_replica_enabled', 'OFF'), ('replica_net_timeout', '2'))`).Scan(&persisted))
 	require.Equal(t, 5, persisted)
 
-	// An open primary stays open and armed, and is closed again by a restart.
+	// An open primary stays open and armed, and is closed again by a restart:
+	// what its next start will find says nothing of now.
 	c.establish(t, 1)
+	c.a.exec(t, "RESET PERSIST")
 	require.NoError(t, c.a.Prepare(limited(t, patience)))
 	s := c.a.status(t)
 	require.True(t, s.Writable() && s.SemiSync.SourceEnabled, "%+v", s)

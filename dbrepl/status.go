@@ -68,3 +68,10 @@ type SemiSync struct {
 	WaitNoReplica  bool   `json:"wait_no_replica"`
 	WaitPoint      string `json:"wait_point"` // AFTER_SYNC
 }
+
+// Lossless tells whether a primary with these settings answers no commit that
+// fewer than k replicas have acknowledged, whatever happens to them (I2).
+func (s SemiSync) Lossless(k int) bool {
+	return k > 0 && s.SourceEnabled && s.WaitFor >= k && s.WaitNoReplica &&
+		s.WaitPoint == waitPoint && s.TimeoutMillis == semiSyncTimeout
+}

@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"math"
 	"testing"
 	"time"
 
@@ -288,6 +289,18 @@ func TestReadableReplicas(t *testing.T) {
 
 func TestDecideTending(t *testing.T) {
 	const self = topology.NodeName("n2")
+	primary := func(change func(*dbrepl.SemiSync)) func(*View) {
+		return func(v *View) {
+			v.State.Primary.Node = self
+			with(self, func(_ *NodeStatus, i *dbrepl.Status) {
+				i.SuperReadOnly, i.ReadOnly = false, false
+				i.SemiSync = dbrepl.SemiSync{SourceEnabled: true, WaitFor: 1, WaitNoReplica: true, WaitPoint: "AFTER_SYNC", TimeoutMillis: math.MaxUint32}
+				if change != nil {
+					change(&i.SemiSync)
+				}
+			})(v)
+		}
+	}
 	for _, c := range []struct {
 		name      string
 		change    []func(*View)
@@ -315,9 +328,33 @@ func TestDecideTending(t *testing.T) {
 			name: "closed, and commits wait", certified: true, promised: 5, want: tendIsolate,
 			change: []func(*View){with(self, func(_ *NodeStatus, i *dbrepl.Status) { i.SemiSync.WaitSessions = 3 })},
 		},
+		{name: "the recorded primary is left alone", certified: true, promised: 5, want: tendNothing, change: []func(*View){primary(nil)}},
 		{
-			name: "the recorded primary is left alone", certified: true, promised: 5, want: tendNothing,
-			change: []func(*View){func(v *View) { v.State.Primary.Node = self }, with(self, func(_ *NodeStatus, i *dbrepl.Status) { i.SuperReadOnly = false })},
+			name: "it answers without acknowledgement (I2)", certified: true, promised: 5, want: tendArm,
+			change: []func(*View){primary(func(s *dbrepl.SemiSync) { s.SourceEnabled = false })},
+		},
+		{
+			name: "it would after a time", certified: true, promised: 5, want: tendArm,
+			change: []func(*View){primary(func(s *dbrepl.SemiSync) { s.TimeoutMillis = 10000 })},
+		},
+		{
+			name: "it waits for fewer than the register says", certified: true, promised: 5, want: tendArm,
+			change: []func(*View){primary(func(s *dbrepl.SemiSync) { s.WaitFor = 0 })},
+		},
+		{
+			name: "an operation arms it itself", certified: true, promised: 5, want: tendNothing,
+			change: []func(*View){primary(func(s *dbrepl.SemiSync) { s.SourceEnabled = false }), inOperation(election.Switchover, stepRevoke)},
+		},
+		{
+			name: "a later epoch is promised", certified: true, promised: 6, want: tendNothing,
+			change: []func(*View){primary(func(s *dbrepl.SemiSync) { s.SourceEnabled = false })},
+		},
+		{
+			name: "a closed primary answers nobody", certified: true, promised: 5, want: tendNothing,
+			change: []func(*View){
+				primary(func(s *dbrepl.SemiSync) { s.SourceEnabled = false }),
+				with(self, func(_ *NodeStatus, i *dbrepl.Status) { i.SuperReadOnly, i.ReadOnly = true, true }),
+			},
 		},
 		{
 			name: "so is everybody while the record is not known (I9)", want: tendNothing,

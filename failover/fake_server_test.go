@@ -3,6 +3,7 @@ package failover
 import (
 	"context"
 	"fmt"
+	"math"
 	"net"
 	"strconv"
 	"strings"
@@ -221,7 +222,10 @@ func (s *server) Probe(ctx context.Context) (st dbrepl.Status, err error) {
 			ServerUUID: s.uuid, Version: s.version, BootID: s.bootID(),
 			Executed: s.executed, Committing: s.committing, Received: s.received,
 			ReadOnly: s.readOnly, SuperReadOnly: s.superRO, Marker: s.marker,
-			SemiSync: dbrepl.SemiSync{SourceEnabled: s.armed, WaitFor: s.k, WaitSessions: len(s.acks), ReplicaEnabled: s.acker},
+			SemiSync: dbrepl.SemiSync{
+				SourceEnabled: s.armed, WaitFor: s.k, WaitNoReplica: true, WaitPoint: "AFTER_SYNC", TimeoutMillis: math.MaxUint32,
+				WaitSessions: len(s.acks), ReplicaEnabled: s.acker,
+			},
 		}
 		if s.source != nil {
 			host, port, _ := net.SplitHostPort(s.source.address)

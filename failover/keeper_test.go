@@ -245,6 +245,23 @@ func TestKeeperCertifiesWhatThePrimaryHasAfterTheBoot(t *testing.T) {
 	})
 }
 
+func TestKeeperArmsAPrimaryThatSomebodyDisarmed(t *testing.T) {
+	withKeepers(t, func(t *testing.T, c *cluster, k func(topology.NodeName) *Keeper) {
+		n1 := c.server("n1")
+		c.fleet.change(func() { n1.armed = false })
+		late := c.agents["n1"].registry.Snapshot()
+		c.agents["n1"].registry.pinned = &late
+		require.NoError(t, k("n1").promises.promise(6))
+		k("n1").tend(t.Context())
+		require.False(t, n1.armed, "a later epoch has the say")
+		c.agents["n1"].registry.pinned = nil
+		c.record(recordPrimary("n1", 6))
+		k("n1").tend(t.Context())
+		require.True(t, n1.armed)
+		require.Equal(t, 1, n1.k)
+	})
+}
+
 func TestKeeperIsolatesByRestartWhereCommitsWait(t *testing.T) {
 	withKeepers(t, func(t *testing.T, c *cluster, k func(topology.NodeName) *Keeper) {
 		ctx, n1 := t.Context(), c.server("n1")

@@ -78,6 +78,8 @@ func (k *Keeper) tend(ctx context.Context) {
 	switch decideTending(k.cfg.Member.Name, snap.State, st, k.promises.certified(st.BootID), k.promises.epoch()) {
 	case tendIsolate:
 		k.isolate(ctx, snap.State)
+	case tendArm:
+		k.rearm(ctx, snap.State)
 	case tendCertify:
 		if err := k.certify(pctx, st, snap.State); err != nil {
 			k.log.Debug("not certified yet", zap.Error(err))
@@ -91,6 +93,7 @@ type tending int
 const (
 	tendNothing tending = iota
 	tendIsolate
+	tendArm
 	tendCertify
 )
 
@@ -114,8 +117,39 @@ func decideTending(self topology.NodeName, state election.State, st dbrepl.Statu
 		if following && !certified && p.Phase == election.Open {
 			return tendCertify
 		}
+		return tendNothing
+	}
+	serves := p.Phase == election.Open && state.Operation == nil && state.Epoch == p.Epoch && promised <= p.Epoch
+	if serves && st.Writable() && !st.SemiSync.Lossless(state.Register.K) {
+		return tendArm
 	}
 	return tendNothing
+}
+
+// rearm makes the commits of the open primary wait for their acknowledgements
+// again, after somebody changed the settings: those since then are answered
+// whoever has them, which no promise of this controller covers.
+func (k *Keeper) rearm(ctx context.Context, state election.State) {
+	cctx, end, err := k.begin(ctx, state.Epoch)
+	if err != nil {
+		return // a newer command is on its way
+	}
+	defer end()
+	actx, cancel := context.WithTimeout(cctx, 2*time.Second)
+	defer cancel()
+	// A command that ran until now may have changed what was seen.
+	snap, st := k.reg.Snapshot(), dbrepl.Status{}
+	if st, err = k.inst.Probe(actx); err != nil {
+		return
+	}
+	if decideTending(k.cfg.Member.Name, snap.State, st, true, k.promises.epoch()) != tendArm {
+		return
+	}
+	k.log.Error("commits were answered without acknowledgement: somebody changed semi-sync on the primary; arming it again",
+		zap.Uint64("epoch", uint64(state.Epoch)), zap.Any("semi_sync", st.SemiSync))
+	if err := k.inst.Arm(actx, snap.State.Register.K); err != nil {
+		k.log.Error("semi-sync could not be armed again; trying again", zap.Error(err))
+	}
 }
 
 // certify records that this boot holds everything the instance acknowledged

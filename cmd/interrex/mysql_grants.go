@@ -20,6 +20,7 @@ func reasons() [][2]string {
 		{"RELOAD", "forget a former source (RESET REPLICA)"},
 		{"REPLICATION_SLAVE_ADMIN", "stop, start and point the receiver and the applier"},
 		{"SYSTEM_VARIABLES_ADMIN", "open and close the server, set semi-sync"},
+		{"PERSIST_RO_VARIABLES_ADMIN", "persist that the server starts closed, without closing it now"},
 		{"CONNECTION_ADMIN", "end clients' sessions; write the epoch marker while the server is closed for others"},
 		{"SERVICE_CONNECTION_ADMIN", "get in by the administrative listener when max_connections is used up"},
 		{"CLONE_ADMIN", "rebuild this server from another one"},

@@ -3,6 +3,7 @@ package api
 import (
 	"context"
 	"fmt"
+	"math"
 	"net"
 	"sync"
 	"testing"
@@ -49,7 +50,7 @@ func clusterView(self topology.NodeName) failover.View {
 		Nodes: map[topology.NodeName]failover.NodeStatus{
 			"n1": {Promised: 3, Certified: true, Route: route, Instance: &dbrepl.Status{
 				ServerUUID: n1UUID, Version: "8.4.6", Executed: executed, Received: executed,
-				SemiSync: dbrepl.SemiSync{SourceEnabled: true, WaitFor: 1, Clients: 1, WaitNoReplica: true, WaitPoint: "AFTER_SYNC"},
+				SemiSync: dbrepl.SemiSync{SourceEnabled: true, WaitFor: 1, Clients: 1, WaitNoReplica: true, WaitPoint: "AFTER_SYNC", TimeoutMillis: math.MaxUint32},
 			}},
 			"n2": {Promised: 3, Certified: true, Route: route, Instance: &dbrepl.Status{
 				Version: "8.4.6", Executed: gtid.MustParse(n1UUID + ":1-97"), Received: executed, ReadOnly: true, SuperReadOnly: true,

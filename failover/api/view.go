@@ -133,9 +133,8 @@ func newDurability(v failover.View) Durability {
 	d.Lossless = v.State.Primary != nil && r.K > 0 && len(r.Ackers) >= r.K
 	if p := v.State.Primary; p != nil {
 		if n, ok := v.Nodes[p.Node]; ok && n.Instance != nil && serves(v.State) {
-			semi := n.Instance.SemiSync
-			d.Unacknowledged = semi.NoTx
-			d.Lossless = d.Lossless && semi.SourceEnabled && semi.WaitFor >= r.K && semi.WaitNoReplica && semi.WaitPoint == "AFTER_SYNC"
+			d.Unacknowledged = n.Instance.SemiSync.NoTx
+			d.Lossless = d.Lossless && n.Instance.SemiSync.Lossless(r.K)
 		}
 	}
 	return d
