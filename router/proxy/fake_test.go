@@ -141,6 +141,14 @@ func startRig(t testing.TB, change func(*Config)) *rig {
 	return r
 }
 
+// startOpen starts an instance, red, and a rig whose route leads to it, epoch 1.
+func startOpen(t testing.TB) (*instance, *rig) {
+	red := startInstance(t, "red")
+	r := startRig(t, nil)
+	r.open(1, red.Backend)
+	return red, r
+}
+
 func (r *rig) brokenCalls(n topology.NodeName) int {
 	r.mu.Lock()
 	defer r.mu.Unlock()

@@ -81,9 +81,8 @@ func TestPassedOverReplicaComesBack(t *testing.T) {
 }
 
 func TestReadsFallBackToThePrimary(t *testing.T) {
-	red, green := startInstance(t, "red"), startInstance(t, "green")
-	r := startRig(t, nil)
-	r.open(1, red.Backend)
+	_, r := startOpen(t)
+	green := startInstance(t, "green")
 	fallen := r.dial(ReadOnly)
 	require.EqualValues(t, "red", fallen.greetedBy())
 	r.table.SetReplicas([]router.Backend{green.Backend})
@@ -150,9 +149,8 @@ func TestPromotedReplicaKeepsItsReads(t *testing.T) {
 }
 
 func TestReplicasDoNotDisturbWrites(t *testing.T) {
-	red, green := startInstance(t, "red"), startInstance(t, "green")
-	r := startRig(t, nil)
-	r.open(1, red.Backend)
+	_, r := startOpen(t)
+	green := startInstance(t, "green")
 	g := r.dial(ReadWrite)
 	g.greetedBy()
 	for range 20 {

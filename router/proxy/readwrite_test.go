@@ -18,9 +18,8 @@ import (
 )
 
 func TestFollowsThePrimary(t *testing.T) {
-	red, green := startInstance(t, "red"), startInstance(t, "green")
-	r := startRig(t, nil)
-	r.open(1, red.Backend)
+	red, r := startOpen(t)
+	green := startInstance(t, "green")
 	g := r.dial(ReadWrite)
 	require.EqualValues(t, "red", g.greetedBy())
 	g.works()
@@ -39,9 +38,7 @@ func TestFollowsThePrimary(t *testing.T) {
 }
 
 func TestCutResetsBothSides(t *testing.T) {
-	red := startInstance(t, "red")
-	r := startRig(t, nil)
-	r.open(1, red.Backend)
+	_, r := startOpen(t)
 	g := r.dial(ReadWrite)
 	g.greetedBy()
 	r.closed(2)
@@ -51,9 +48,8 @@ func TestCutResetsBothSides(t *testing.T) {
 }
 
 func TestDrainKeepsSessionsAndHoldsNewOnes(t *testing.T) {
-	red, green := startInstance(t, "red"), startInstance(t, "green")
-	r := startRig(t, nil)
-	r.open(1, red.Backend)
+	red, r := startOpen(t)
+	green := startInstance(t, "green")
 	old := r.dial(ReadWrite)
 	old.greetedBy()
 
@@ -69,9 +65,7 @@ func TestDrainKeepsSessionsAndHoldsNewOnes(t *testing.T) {
 }
 
 func TestUndoneSwitchoverKeepsSessions(t *testing.T) {
-	red := startInstance(t, "red")
-	r := startRig(t, nil)
-	r.open(1, red.Backend)
+	red, r := startOpen(t)
 	old := r.dial(ReadWrite)
 	old.greetedBy()
 	r.drain(2, red.Backend)
@@ -102,9 +96,8 @@ func TestDeadPrimaryCostsOnlyLatency(t *testing.T) {
 		"and comes again": func(i *instance) { i.kill(); time.AfterFunc(50*time.Millisecond, i.start) },
 	} {
 		t.Run(name, func(t *testing.T) {
-			red, green := startInstance(t, "red"), startInstance(t, "green")
-			r := startRig(t, nil)
-			r.open(1, red.Backend)
+			red, r := startOpen(t)
+			green := startInstance(t, "green")
 			die(red)
 			g := r.dial(ReadWrite)
 			r.until(ReadWrite, "held", func(s PortStats) bool { return s.HeldTotal == 1 })
@@ -124,9 +117,7 @@ func TestDeadPrimaryCostsOnlyLatency(t *testing.T) {
 }
 
 func TestBrokenSessionIsToldAtOnce(t *testing.T) {
-	red := startInstance(t, "red")
-	r := startRig(t, nil)
-	r.open(1, red.Backend)
+	red, r := startOpen(t)
 	g := r.dial(ReadWrite)
 	g.greetedBy()
 	red.kill()
@@ -135,9 +126,7 @@ func TestBrokenSessionIsToldAtOnce(t *testing.T) {
 }
 
 func TestClientThatClosesBreaksNothing(t *testing.T) {
-	red := startInstance(t, "red")
-	r := startRig(t, nil)
-	r.open(1, red.Backend)
+	_, r := startOpen(t)
 	for range 50 {
 		g := r.dial(ReadWrite)
 		g.greetedBy()
@@ -148,9 +137,7 @@ func TestClientThatClosesBreaksNothing(t *testing.T) {
 }
 
 func TestHalfClose(t *testing.T) {
-	red := startInstance(t, "red")
-	r := startRig(t, nil)
-	r.open(1, red.Backend)
+	_, r := startOpen(t)
 	g := r.dial(ReadWrite)
 	g.greetedBy()
 	_, err := io.WriteString(g, "last words")
@@ -254,9 +241,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 }
 
 func TestStopTellsHeldClientsAndCutsSessions(t *testing.T) {
-	red := startInstance(t, "red")
-	r := startRig(t, nil)
-	r.open(1, red.Backend)
+	red, r := startOpen(t)
 	session := r.dial(ReadWrite)
 	session.greetedBy()
 	r.drain(2, red.Backend)
@@ -294,9 +279,8 @@ func TestSlowReaderIsNotCut(t *testing.T) {
 // an instance that was not primary at the time, none is answered with an error,
 // and everything is gone in the end.
 func TestChurn(t *testing.T) {
-	red, green := startInstance(t, "red"), startInstance(t, "green")
-	r := startRig(t, nil)
-	r.open(1, red.Backend)
+	red, r := startOpen(t)
+	green := startInstance(t, "green")
 	primaries := []router.Backend{green.Backend, red.Backend} // of even and of odd epochs
 	var began, done atomic.Uint64                             // epochs whose route is being, or has been, applied
 	began.Store(1)
