@@ -72,66 +72,56 @@ func (c *cluster) killLeader(at die) (died func() bool) {
 	return done.Load
 }
 
-func TestTakeOverOfAFailover(t *testing.T) {
-	for _, at := range failoverMoments {
+// atEachMoment has a1 begin an operation on a cluster under load, and die at
+// the moment; then looks at what became of it. A cluster for each moment.
+func atEachMoment(t *testing.T, servers int, moments []die, begin, then func(t *testing.T, c *cluster)) {
+	for _, at := range moments {
 		t.Run(at.name, func(t *testing.T) {
-			withCluster(t, 3, func(t *testing.T, c *cluster) {
+			withCluster(t, servers, func(t *testing.T, c *cluster) {
 				stop := c.clients()
 				defer stop()
 				time.Sleep(time.Second)
 				died := c.killLeader(at)
-				c.server("n1").kill()
+				begin(t, c)
 				c.eventually("the leader died", died)
-				c.check()
-				require.NotEqual(t, topology.NodeName("n1"), c.state().Primary.Node)
-
-				c.server("n1").start(false)
-				c.eventually("the old primary is an acker", func() bool { return c.state().Sources["n1"] == c.state().Primary.Node })
+				then(t, c)
 				c.check()
 			})
 		})
 	}
 }
 
+func switchOver(t *testing.T, c *cluster) {
+	_, _ = c.agents["a1"].control.Switchover(t.Context(), "n2")
+}
+
+func TestTakeOverOfAFailover(t *testing.T) {
+	atEachMoment(t, 3, failoverMoments, func(_ *testing.T, c *cluster) { c.server("n1").kill() }, func(t *testing.T, c *cluster) {
+		c.check()
+		require.NotEqual(t, topology.NodeName("n1"), c.state().Primary.Node)
+
+		c.server("n1").start(false)
+		c.eventually("the old primary is an acker", func() bool { return c.state().Sources["n1"] == c.state().Primary.Node })
+	})
+}
+
 func TestTakeOverOfASwitchover(t *testing.T) {
-	for _, at := range switchoverMoments {
-		t.Run(at.name, func(t *testing.T) {
-			withCluster(t, 3, func(t *testing.T, c *cluster) {
-				stop := c.clients()
-				defer stop()
-				time.Sleep(time.Second)
-				died := c.killLeader(at)
-				_, _ = c.agents["a1"].control.Switchover(t.Context(), "n2")
-				c.eventually("the leader died", died)
-				c.check()
-				c.eventually("both others are ackers", func() bool {
-					s := c.state()
-					return len(s.Register.Ackers) == 2 && len(s.Sources) == 2
-				})
-				c.check()
-			})
+	atEachMoment(t, 3, switchoverMoments, switchOver, func(_ *testing.T, c *cluster) {
+		c.check()
+		c.eventually("both others are ackers", func() bool {
+			s := c.state()
+			return len(s.Register.Ackers) == 2 && len(s.Sources) == 2
 		})
-	}
+	})
 }
 
 // The primary dies as well, after the leader that was moving it.
 func TestTakeOverOfASwitchoverWhosePrimaryDies(t *testing.T) {
-	for _, at := range switchoverMoments {
-		t.Run(at.name, func(t *testing.T) {
-			withCluster(t, 5, func(t *testing.T, c *cluster) {
-				stop := c.clients()
-				defer stop()
-				time.Sleep(time.Second)
-				died := c.killLeader(at)
-				_, _ = c.agents["a1"].control.Switchover(t.Context(), "n2")
-				c.eventually("the leader died", died)
-				victim := c.state().Primary.Node
-				c.server(victim).kill()
-				c.eventually("another primary serves", func() bool { return c.settled() && c.state().Primary.Node != victim })
-				c.check()
-			})
-		})
-	}
+	atEachMoment(t, 5, switchoverMoments, switchOver, func(_ *testing.T, c *cluster) {
+		victim := c.state().Primary.Node
+		c.server(victim).kill()
+		c.eventually("another primary serves", func() bool { return c.settled() && c.state().Primary.Node != victim })
+	})
 }
 
 func TestOneOfTwoControllersClaims(t *testing.T) {
