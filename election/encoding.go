@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"encoding/json"
 	"fmt"
+	"maps"
 	"reflect"
 	"slices"
 	"strings"
@@ -28,6 +29,7 @@ func (s State) clone() State {
 		s.Paused = &paused
 	}
 	s.Register.Ackers = slices.Clone(s.Register.Ackers)
+	s.Sources = maps.Clone(s.Sources)
 	return s
 }
 

@@ -146,8 +146,10 @@ func (c *Controller) turn(ctx context.Context, tidy bool) {
 	} else {
 		v = c.cfg.Watcher.View() // with what tidying changed
 	}
-	if kind, cause, run := decideOperation(v, c.cfg.Policy); run {
-		c.attempt(ctx, v, kind, cause)
+	if kind, cause, run := decideOperation(v, c.cfg.Policy); run && !time.Now().Before(c.notUntil) {
+		if err := c.attempt(ctx, v, kind, cause); err != nil {
+			c.log.Error("operation ended without its goal", zap.String("kind", string(kind)), zap.Error(err))
+		}
 	}
 }
 
@@ -186,28 +188,25 @@ func (c *Controller) endTidying() {
 
 // attempt runs an automatic operation if it can succeed. One that cannot is
 // not claimed: a claim closes the routes and costs an epoch.
-func (c *Controller) attempt(ctx context.Context, v View, kind election.Kind, cause string) {
-	if time.Now().Before(c.notUntil) || !v.EtcdReachable {
-		return
+func (c *Controller) attempt(ctx context.Context, v View, kind election.Kind, cause string) error {
+	if !v.EtcdReachable {
+		return fmt.Errorf("%s is due: %w", kind, election.ErrUnreachable)
 	}
 	if kind == election.Failover {
 		for _, g := range decideGates(v, c.cfg.Policy, "") {
 			if g.Operation == kind && !g.Open && (g.Name == gateRevocable || g.Name == gateCandidate) {
-				c.log.Warn("failover is due but would not succeed", zap.String("gate", g.Name), zap.String("reason", g.Reason))
 				c.backOff()
-				return
+				return fmt.Errorf("%s is due and would not succeed: %w", kind, &GateError{g})
 			}
 		}
 	}
-	report, err := c.operate(ctx, c.plan(v, kind, cause, ""))
-	if err != nil {
-		c.log.Error("operation ended without its goal", zap.String("kind", string(kind)),
-			zap.Uint64("epoch", uint64(report.Epoch)), zap.Error(err))
+	if _, err := c.operate(ctx, c.plan(v, kind, cause, "")); err != nil {
 		c.backOff()
-		return
+		return err
 	}
 	c.failures = 0
 	c.placeAt = time.Time{}
+	return nil
 }
 
 // backOff keeps attempts that fail from using up epochs: 0.25 s, doubling to
@@ -248,7 +247,7 @@ func (c *Controller) operate(ctx context.Context, p Plan) (Report, error) {
 	log.Info("operation begins", zap.String("from", string(p.From)), zap.String("to", string(p.To)), zap.String("cause", p.Cause))
 	o := &operation{
 		self: c.cfg.Self, plan: p, limits: c.cfg.Limits, reg: c.cfg.Registry, nodes: c.cfg.Nodes,
-		verifier: c.cfg.Verifier, table: c.cfg.Table, log: log, wg: &c.orders,
+		verifier: c.cfg.Verifier, judge: c.cfg.Watcher.det.Judge, table: c.cfg.Table, log: log, wg: &c.orders,
 	}
 	report, err := o.execute(ctx)
 	log.Info("operation ended", zap.Uint64("epoch", uint64(report.Epoch)), zap.String("outcome", string(report.Outcome)),
@@ -313,7 +312,30 @@ func (c *Controller) switchover(ctx context.Context, to topology.NodeName) (Repo
 	if g := closedGate(decideGates(v, c.cfg.Policy, to), election.Switchover); g != nil {
 		return Report{}, &GateError{Gate: *g}
 	}
-	return c.operate(ctx, c.plan(v, election.Switchover, "asked for by an operator", to))
+	candidate, err := switchoverCandidate(v, c.cfg.Policy, to)
+	if err != nil {
+		return Report{}, err // its gate was open
+	}
+	p := c.plan(v, election.Switchover, "asked for by an operator", candidate.Node)
+	p.Ahead = decideAhead(v, candidate.Node)
+	report, err := c.operate(ctx, p)
+	if errors.Is(err, ErrUndone) {
+		if uerr := c.undo(ctx); uerr != nil {
+			err = fmt.Errorf("%w; the former primary does not serve yet: %w", err, uerr)
+		}
+	}
+	return report, err
+}
+
+// undo does at once what is due after a switchover that could not go on; if
+// that fails, too, the loop goes on trying.
+func (c *Controller) undo(ctx context.Context) error {
+	v := c.cfg.Watcher.RefreshAll(ctx)
+	kind, cause, run := decideOperation(v, c.cfg.Policy)
+	if !run {
+		return fmt.Errorf("primary %s: %s", v.State.Primary.Node, v.Primary.Explanation)
+	}
+	return c.attempt(ctx, v, kind, cause)
 }
 
 // takeOverDeadLeader seizes the leadership of a member that is Failed.

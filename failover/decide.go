@@ -209,20 +209,26 @@ func decideSwitchoverGates(v View, p Policy, to topology.NodeName, add addGate) 
 	}
 	add(election.Switchover, gateHealthy, healthy, string(s.Primary.Node)+" serves writes",
 		fmt.Sprintf("%s is not serving writes: %s", s.Primary.Node, why))
-	sv := expectedSurvey(v)
-	if ok && n.Instance != nil {
-		sv.union = n.Instance.Executed.Union(n.Instance.Committing)
-	}
-	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Switchover, to: to, from: s.Primary.Node, minFollowers: p.Acks})
-	if to != "" && !slices.ContainsFunc(v.Members, func(m topology.Member) bool { return m.Name == to }) {
-		err = fmt.Errorf("%w: the cluster has no member %q", ErrNoCandidate, to)
-	}
+	c, err := switchoverCandidate(v, p, to)
 	add(election.Switchover, gateCandidate, err == nil, fmt.Sprintf("%s can be promoted", c.Node), fmt.Sprint(err))
 	if err != nil {
 		return
 	}
 	why = behind(v.Nodes[c.Node], p.MaxLag)
 	add(election.Switchover, gateCaughtUp, why == "", string(c.Node)+" has caught up", fmt.Sprintf("%s: %s", c.Node, why))
+}
+
+// switchoverCandidate is whom a switchover would promote now.
+func switchoverCandidate(v View, p Policy, to topology.NodeName) (Frozen, error) {
+	if to != "" && !slices.ContainsFunc(v.Members, func(m topology.Member) bool { return m.Name == to }) {
+		return Frozen{}, fmt.Errorf("%w: the cluster has no member %q", ErrNoCandidate, to)
+	}
+	sv := expectedSurvey(v)
+	if n, ok := v.Nodes[v.State.Primary.Node]; ok && n.Instance != nil {
+		sv.union = n.Instance.Executed.Union(n.Instance.Committing)
+	}
+	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Switchover, to: to, from: v.State.Primary.Node, minFollowers: p.Acks})
+	return c, err
 }
 
 // behind says why a replica is too far behind for a switchover.
@@ -257,7 +263,9 @@ func decideRoute(s election.State) router.Route {
 	if p == nil {
 		return router.Route{Epoch: s.Epoch, Phase: router.Closed, Reason: "the cluster has no primary yet"}
 	}
-	if s.Operation == nil && s.Epoch == p.Epoch && p.Phase == election.Open {
+	open := s.Operation == nil && s.Epoch == p.Epoch
+	preparing := s.Operation != nil && s.Operation.Step == stepPrepare // nothing is closed yet
+	if p.Phase == election.Open && (open || preparing) {
 		return router.Route{Epoch: p.Epoch, Phase: router.Open, Primary: &router.Backend{Node: p.Node, Address: p.Address}}
 	}
 	r := router.Route{Epoch: s.Epoch, Phase: router.Closed, Reason: "an operation ended without a primary"}

@@ -236,6 +236,7 @@ func TestDecideRoute(t *testing.T) {
 		{"no primary", []func(*View){func(v *View) { v.State = election.State{} }}, router.Route{Phase: router.Closed}},
 		{"open", nil, router.Route{Epoch: 5, Phase: router.Open, Primary: n1}},
 		{"failover: cut", []func(*View){inOperation(election.Failover, stepRevoke)}, router.Route{Epoch: 6, Phase: router.Closed}},
+		{"switchover: still serving while it is prepared", []func(*View){inOperation(election.Switchover, stepPrepare)}, router.Route{Epoch: 5, Phase: router.Open, Primary: n1}},
 		{"switchover: drain", []func(*View){inOperation(election.Switchover, stepRevoke)}, router.Route{Epoch: 6, Phase: router.Closed, Primary: n1}},
 		{"resume: drain", []func(*View){inOperation(election.Resume, stepRevoke)}, router.Route{Epoch: 6, Phase: router.Closed, Primary: n1}},
 		{
@@ -415,6 +416,39 @@ func TestDecideRemedy(t *testing.T) {
 			got, errant := decideRemedy(v.State, v.Nodes[self], v.Nodes["n1"], c.rebuild)
 			require.Equal(t, c.want, got)
 			require.Equal(t, c.want == remedyReport || c.want == remedyRebuild, !errant.IsEmpty())
+		})
+	}
+}
+
+func TestDecideAhead(t *testing.T) {
+	inst := func(n topology.NodeName, change func(*dbrepl.Status)) func(*View) {
+		return with(n, func(_ *NodeStatus, i *dbrepl.Status) { change(i) })
+	}
+	fourth := func(v *View) {
+		n4 := v.Nodes["n3"]
+		n4.Member.Name = "n4"
+		v.Nodes["n4"] = n4
+		v.State.Register.Ackers = append(v.State.Register.Ackers, "n4")
+	}
+	for _, c := range []struct {
+		name   string
+		change []func(*View)
+		want   names
+	}{
+		{"the other replica", nil, names{"n3"}},
+		{"all but the candidate, while it acknowledges alone", []func(*View){fourth}, names{"n3", "n4"}},
+		{"as many acknowledge as are needed (I2)", []func(*View){fourth, func(v *View) { v.State.Register.K = 2 }}, names{"n3"}},
+		{"none, where all are needed", []func(*View){func(v *View) { v.State.Register.K = 2 }}, names{}},
+		{"none, where the candidate does not acknowledge", []func(*View){inst("n2", func(i *dbrepl.Status) { i.SemiSync.ReplicaActive = false })}, names{}},
+		{"one that is no acker can always go", []func(*View){func(v *View) { v.State.Register.Ackers = []topology.NodeName{"n2"} }}, names{"n3"}},
+		{"not one that does not stream", []func(*View){inst("n3", func(i *dbrepl.Status) { i.Source.ReceiverOn = false })}, names{}},
+		{"not one whose applier stopped", []func(*View){inst("n3", func(i *dbrepl.Status) { i.Source.ApplierOn = false })}, names{}},
+		{"not an errant one", []func(*View){with("n3", func(s *NodeStatus, _ *dbrepl.Status) { set := gtids("3:1"); s.Errant = &set })}, names{}},
+		{"not one that does not answer", []func(*View){gone("n3")}, names{}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			got := append(names{}, decideAhead(quietView(c.change...), "n2")...)
+			require.Equal(t, c.want, got)
 		})
 	}
 }

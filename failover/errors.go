@@ -37,6 +37,9 @@ var (
 	ErrNoProof = errors.New("no proof that every acknowledged commit is present")
 	// ErrNoCandidate: revoked, but no instance may be promoted.
 	ErrNoCandidate = errors.New("no instance may be promoted")
+	// ErrPrimaryFailed: the primary of a switchover failed before it was
+	// closed; a failover is due instead.
+	ErrPrimaryFailed = errors.New("the primary has failed meanwhile")
 	// ErrUndone: the operation could not finish and the former primary serves
 	// again under a new epoch.
 	ErrUndone = errors.New("operation was undone")

@@ -16,7 +16,7 @@ import (
 
 // This file is the operation, told once and in order:
 //
-//	claim → revoke → choose → catch up → promote → route → verify → report
+//	claim → (prepare) → revoke → choose → catch up → promote → route → verify → report
 //
 // Bootstrap, failover, switchover and resume are the same sequence; they
 // differ in how the old primary is revoked and who may be chosen. Each step
@@ -27,6 +27,7 @@ import (
 const (
 	stepDetect  = "detect"
 	stepClaim   = "claim"
+	stepPrepare = "prepare" // of a switchover only: while clients still write
 	stepRevoke  = "revoke"
 	stepChoose  = "choose"
 	stepCatchUp = "catch_up"
@@ -75,17 +76,20 @@ func (o *operation) run(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	if err := o.prepare(ctx, c); err != nil {
+		return o.restore(ctx, err)
+	}
 	r, err := o.revoke(ctx, c)
 	if err != nil {
-		return o.restore(ctx, c, err)
+		return o.restore(ctx, err)
 	}
 	ch, err := o.choose(r)
 	if err != nil {
-		return o.restore(ctx, c, err)
+		return o.restore(ctx, err)
 	}
 	up, err := o.catchUp(ctx, ch)
 	if err != nil {
-		return o.restore(ctx, c, err)
+		return o.restore(ctx, err)
 	}
 	// The point of no return is inside promote: its first act records the
 	// candidate. After it nothing is undone, only finished.
@@ -105,12 +109,25 @@ func (o *operation) run(ctx context.Context) error {
 // over). It writes the operation's record.
 func (o *operation) claim(ctx context.Context) (claimed, error) {
 	done := o.step(stepClaim)
-	base := o.plan.Base
+	base, step := o.plan.Base, stepRevoke
+	if o.plan.Kind == election.Switchover {
+		step = stepPrepare
+	}
 	snap, err := o.reg.Update(ctx, base, func(s *election.State) error {
 		s.Epoch = max(s.Epoch, o.plan.Floor) + 1
 		s.Operation = &election.Operation{
-			Kind: o.plan.Kind, Epoch: s.Epoch, Leader: o.self, Step: stepRevoke,
+			Kind: o.plan.Kind, Epoch: s.Epoch, Leader: o.self, Step: step,
 			From: o.plan.From, To: o.plan.To, Cause: o.plan.Cause, StartedAt: o.startedAt,
+		}
+		// They are about to be ordered to the candidate, which may become the
+		// primary without another order having reached them (I3).
+		if s.Sources == nil {
+			s.Sources = map[topology.NodeName]topology.NodeName{}
+		}
+		for _, n := range o.plan.Ahead {
+			if s.Register.Has(n) {
+				s.Sources[n] = anyPrimary
+			}
 		}
 		return nil
 	})
@@ -129,7 +146,6 @@ func (o *operation) claim(ctx context.Context) (claimed, error) {
 // commit. Routes are closed at the same time; a dead host is never waited for.
 func (o *operation) revoke(ctx context.Context, c claimed) (revoked, error) {
 	done := o.step(stepRevoke)
-	o.closeRoutes(ctx, c.epoch)
 	var (
 		sv  survey
 		err error
@@ -137,6 +153,7 @@ func (o *operation) revoke(ctx context.Context, c claimed) (revoked, error) {
 	if o.plan.Kind == election.Switchover {
 		sv, err = o.drain(ctx, c.epoch)
 	} else {
+		o.closeRoutes(ctx, c.epoch)
 		sv, err = o.freezeAll(ctx, c.epoch)
 	}
 	if err != nil {
@@ -206,7 +223,7 @@ func (o *operation) promote(ctx context.Context, up caughtUp) (promoted, error) 
 		if errors.Is(err, election.ErrOutcomeUnknown) {
 			return promoted{}, fmt.Errorf("promote: %w", err)
 		}
-		return promoted{}, o.restore(ctx, up.claimed, fmt.Errorf("promote: %w", err))
+		return promoted{}, o.restore(ctx, fmt.Errorf("promote: %w", err))
 	}
 	o.follow(ctx, up, primary)
 	node, err := o.nodes.Node(primary.Node)
@@ -287,9 +304,6 @@ func (o *operation) verify(ctx context.Context, rt routed) error {
 	// In the ledger before the record is closed: after that nobody would know
 	// that the entry is missing.
 	o.report.Outcome, o.report.EndedAt = Completed, time.Now().UTC()
-	if o.undoing != nil {
-		o.report.Outcome, o.report.Reason = Undone, o.undoing.Error()
-	}
 	o.saveReport(ctx)
 	// The primary is open whether or not this member's own route works: the
 	// record says so, and the report says what could not be verified.

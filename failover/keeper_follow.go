@@ -65,16 +65,20 @@ func (k *Keeper) alone(ctx context.Context, received gtid.Set, req FollowRequest
 	if alone.IsEmpty() || nodes == nil {
 		return alone, nil
 	}
-	source, err := nodes.Node(req.Source)
+	by, uuid := req.Source, req.SourceUUID
+	if req.By != "" {
+		by, uuid = req.By, req.ByUUID
+	}
+	source, err := nodes.Node(by)
 	if err != nil {
 		return alone, err
 	}
 	st, err := source.Status(ctx)
 	if err != nil {
-		return alone, fmt.Errorf("ask %s for its set: %w", req.Source, err)
+		return alone, fmt.Errorf("ask %s for its set: %w", by, err)
 	}
-	if st.Instance == nil || st.Instance.ServerUUID != req.SourceUUID {
-		return alone, fmt.Errorf("ask %s for its set: %w", req.Source, ErrNoInstance)
+	if st.Instance == nil || st.Instance.ServerUUID != uuid {
+		return alone, fmt.Errorf("ask %s for its set: %w", by, ErrNoInstance)
 	}
 	return alone.Minus(st.Instance.Executed).Minus(st.Instance.Committing), nil
 }

@@ -194,6 +194,19 @@ func TestKeeperFollows(t *testing.T) {
 		require.NoError(t, err)
 		require.True(t, st.Errant.Equal(gtids("3:1")))
 
+		// A replica that is yet to receive it has no say where the primary has it.
+		ahead := before
+		ahead.By, ahead.ByUUID = "n1", n1.uuid
+		require.ErrorIs(t, k("n3").Follow(ctx, ahead), ErrErrant, "the primary lacks it, too")
+		c.fleet.change(func() {
+			n2.stalled = true
+			n1.received, n1.executed = n1.received.Union(gtids("3:1")), n1.executed.Union(gtids("3:1"))
+		})
+		require.NoError(t, k("n3").Follow(ctx, ahead))
+		require.Equal(t, n2, n3.source)
+		require.NoError(t, n3.Follow(ctx, dbrepl.FollowSpec{Host: "127.0.0.1", Port: 3301, Acker: true}))
+		require.ErrorIs(t, k("n3").Follow(ctx, before), ErrErrant)
+
 		// The source has it by now, though the order does not know: not errant.
 		c.fleet.change(func() { n2.received, n2.executed = n2.received.Union(gtids("3:1")), n2.executed.Union(gtids("3:1")) })
 		require.NoError(t, k("n3").Follow(ctx, before))

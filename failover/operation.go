@@ -33,6 +33,9 @@ type Plan struct {
 	Evidence Judgement
 	Gates    []Gate
 	Acks     int // k of the new epoch
+	// Ahead are the replicas that a switchover points at its candidate before
+	// the primary is closed.
+	Ahead []topology.NodeName
 }
 
 // Limits bound the steps of an operation.
@@ -77,6 +80,7 @@ type operation struct {
 	reg      Registry
 	nodes    Nodes
 	verifier Verifier
+	judge    func(topology.NodeName) Judgement
 	table    *router.Table
 	log      *zap.Logger
 
@@ -87,7 +91,6 @@ type operation struct {
 	snap      election.Snapshot
 	recording bool // the record of another primary was, or may have been, written
 	report    *Report
-	undoing   error // why a switchover is being undone
 	// wg has the pushes and orders that the operation does not wait for: each
 	// ends by its own limit, and a host that is gone must not keep the next
 	// operation waiting.
@@ -329,18 +332,17 @@ func (o *operation) follow(ctx context.Context, up caughtUp, primary election.Pr
 }
 
 // restore ends an operation that cannot go on, before the point of no return.
-// A switchover is undone at once: the old primary, which is alive, is
-// established again in this epoch. Otherwise the record is freed, and what to
-// do next is decided anew.
-func (o *operation) restore(ctx context.Context, c claimed, cause error) error {
+// A switchover leaves its record: what it did is undone under the next epoch,
+// which fences off every order of this one that may still be on its way.
+// Otherwise the record is freed, and what to do next is decided anew.
+func (o *operation) restore(ctx context.Context, cause error) error {
 	if errors.Is(cause, ErrStaleEpoch) || errors.Is(cause, election.ErrNotLeader) ||
 		errors.Is(cause, election.ErrConflict) || ctx.Err() != nil {
 		return cause // somebody else goes on under a higher epoch
 	}
 	if o.plan.Kind == election.Switchover {
-		o.undoing = cause
-		if err := o.reestablish(ctx, c); err != nil {
-			return fmt.Errorf("%w; and the old primary could not be established again: %w", cause, err)
+		if !o.closedAt.IsZero() {
+			o.measureRTO(time.Now()) // the rest of the pause is the next one's
 		}
 		return fmt.Errorf("%w: %w", ErrUndone, cause)
 	}
@@ -352,31 +354,6 @@ func (o *operation) restore(ctx context.Context, c claimed, cause error) error {
 		return fmt.Errorf("%w; and the record was not freed: %w", cause, err)
 	}
 	return cause
-}
-
-// reestablish makes the old primary of a switchover serve again.
-func (o *operation) reestablish(ctx context.Context, c claimed) error {
-	was := o.plan
-	o.plan.Kind, o.plan.To = election.Resume, was.From
-	defer func() { o.plan = was }()
-	sv, err := o.look(ctx, c.epoch)
-	if err != nil {
-		return err
-	}
-	candidate, followers, err := chooseCandidate(sv, choosePolicy{kind: election.Resume, to: was.From, from: was.From})
-	if err != nil {
-		return err
-	}
-	up := caughtUp{chosen: chosen{revoked: revoked{c, sv}, candidate: candidate, followers: followers}, executed: candidate.Executed}
-	p, err := o.promote(ctx, up)
-	if err != nil {
-		return err
-	}
-	rt, err := o.route(ctx, p)
-	if err != nil {
-		return err
-	}
-	return o.verify(ctx, rt)
 }
 
 func ms(d time.Duration) string { return fmt.Sprintf("%.1f ms", millis(d)) }

@@ -10,6 +10,7 @@ import (
 
 	"interrex/election"
 	"interrex/internal/topology"
+	"interrex/router"
 )
 
 // withCluster runs f with a cluster that has bootstrapped, in virtual time.
@@ -199,7 +200,8 @@ func TestSwitchover(t *testing.T) {
 		r, err := c.agents["a1"].control.Switchover(t.Context(), "n3")
 		require.NoError(t, err)
 		require.Equal(t, Completed, r.Outcome)
-		require.Equal(t, []string{stepClaim, stepRevoke, stepChoose, stepCatchUp, stepPromote, stepRoute, stepVerify}, stepNames(r))
+		require.Equal(t, []string{stepClaim, stepPrepare, stepRevoke, stepChoose, stepCatchUp, stepPromote, stepRoute, stepVerify}, stepNames(r))
+		require.Equal(t, "n3 is level, 1 others replicate from it", r.Steps[1].Detail)
 		require.EqualValues(t, 0, *r.RPO.LostCommits)
 		require.EqualValues(t, 0, *r.RPO.InDoubt)
 		c.check()
@@ -261,7 +263,7 @@ func TestSwitchoverIsUndone(t *testing.T) {
 				r, err := c.agents["a1"].control.Switchover(t.Context(), "n2")
 				require.ErrorIs(t, err, ErrUndone)
 				require.Equal(t, Undone, r.Outcome)
-				require.Less(t, time.Since(began), 2*DefaultLimits().Switchover)
+				require.Less(t, time.Since(began), levelLimit+2*DefaultLimits().Switchover)
 				for _, s := range r.Steps {
 					if s.Error != "" {
 						require.Equal(t, tt.step, s.Name)
@@ -270,13 +272,67 @@ func TestSwitchoverIsUndone(t *testing.T) {
 				}
 				s := c.state()
 				require.Equal(t, topology.NodeName("n1"), s.Primary.Node, "the old primary serves again")
-				require.Equal(t, r.Epoch, s.Primary.Epoch, "in the same epoch")
-				require.EqualValues(t, 2, s.Epoch)
+				require.EqualValues(t, 2, r.Epoch)
+				require.EqualValues(t, 3, s.Primary.Epoch, "in an epoch of its own: late orders of the switchover are refused")
+				undoing := c.report(3)
+				require.Equal(t, election.Resume, undoing.Kind)
+				require.Equal(t, Completed, undoing.Outcome)
 				require.Equal(t, "n1", string(c.agents["a1"].table.Current().Primary.Node))
 				c.check()
 			})
 		})
 	}
+}
+
+// While a switchover waits for its candidate, nothing is closed yet; the death
+// of the primary ends the waiting.
+func TestPrimaryDiesWhileASwitchoverIsPrepared(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		stop := c.clients()
+		defer stop()
+		c.fleet.change(func() { c.fleet.servers["n2"].held = true })
+		time.Sleep(time.Second)
+		answer := make(chan error, 1)
+		go func() {
+			_, err := c.agents["a1"].control.Switchover(t.Context(), "n2")
+			answer <- err
+		}()
+		time.Sleep(time.Second)
+		require.Equal(t, stepPrepare, c.state().Operation.Step)
+		require.Equal(t, router.Open, c.agents["a1"].table.Current().Phase)
+		require.Equal(t, c.server("n2"), c.server("n3").source, "it went ahead")
+		c.fleet.change(func() { c.fleet.servers["n2"].held = false; c.fleet.servers["n2"].stalled = true })
+		c.server("n1").kill()
+		died := time.Now()
+		err := <-answer
+		require.ErrorIs(t, err, ErrPrimaryFailed)
+		c.eventually("a failover", func() bool { return c.settled() && c.state().Primary.Node != "n1" })
+		require.Less(t, time.Since(died), 2*time.Second)
+		c.check()
+	})
+}
+
+// An order of the switchover that arrives after it was undone must not take an
+// acker away again.
+func TestLateOrderOfAnUndoneSwitchoverIsRefused(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		c.hook(func(e event) error {
+			if e.what == "follow" && e.to == "n3" && e.epoch == 2 {
+				return errors.New("lost on its way")
+			}
+			return nil
+		})
+		c.fleet.change(func() { c.fleet.servers["n1"].busy = true })
+		n2 := c.server("n2")
+		late := FollowRequest{Epoch: 2, Source: "n2", SourceUUID: n2.uuid, Address: n2.address, SourceHas: n2.has(), Acker: true}
+		_, err := c.agents["a1"].control.Switchover(t.Context(), "n2")
+		require.ErrorIs(t, err, ErrUndone)
+		c.hook(nil)
+		require.ErrorIs(t, c.agents["n3"].keeper.Follow(t.Context(), late), ErrStaleEpoch)
+		c.check()
+		require.Equal(t, c.server("n1"), c.server("n3").source)
+		c.eventually("it is known whom it acknowledges", func() bool { return c.state().Sources["n3"] == "n1" })
+	})
 }
 
 func TestPauseDuringAnOperationDoesNotEndIt(t *testing.T) {

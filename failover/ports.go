@@ -139,6 +139,10 @@ type FollowRequest struct {
 	// Acker: its acknowledgements count. Only ever true for an instance that
 	// is in the register already (I3).
 	Acker bool `json:"acker"`
+	// By is the open primary, where Source is a replica that is yet to receive
+	// what the instance has: it is asked instead of Source. Empty otherwise.
+	By     topology.NodeName `json:"by,omitempty"`
+	ByUUID string            `json:"by_uuid,omitempty"`
 }
 
 // CloseRequest orders an instance to stop taking writes.

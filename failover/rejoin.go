@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"maps"
 	"time"
 
 	"go.uber.org/zap"
@@ -195,7 +194,6 @@ func (r *rejoiner) record(ctx context.Context, v View, change func(*election.Sta
 		return snap, fmt.Errorf("record of epoch %d: %w", v.State.Epoch, election.ErrConflict)
 	}
 	return r.cfg.Registry.Update(uctx, snap, func(s *election.State) error {
-		s.Sources = maps.Clone(s.Sources) // the snapshot's is not ours to change
 		if s.Sources == nil {
 			s.Sources = map[topology.NodeName]topology.NodeName{}
 		}

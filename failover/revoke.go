@@ -160,6 +160,15 @@ func (o *operation) drain(ctx context.Context, epoch topology.Epoch) (survey, er
 	if err != nil {
 		return survey{}, err
 	}
+	// From here on the record, too, says that the routes are closed.
+	err = o.update(ctx, func(s *election.State) error {
+		s.Operation.Step = stepRevoke
+		return nil
+	})
+	if err != nil {
+		return survey{}, err
+	}
+	o.closeRoutes(ctx, epoch)
 	limit := o.limits.Switchover / 2
 	cctx, cancel := context.WithTimeout(ctx, limit+time.Second)
 	defer cancel()

@@ -41,6 +41,8 @@ var (
 	}
 	switchoverMoments = []die{
 		{"after the claim", "claim", "", true},
+		{"before an acker goes ahead", "follow", "n3", false},
+		{"after an acker went ahead", "follow", "n3", true},
 		{"before closing", "close", "n1", false},
 		{"after closing", "close", "n1", true},
 		{"before catching up", "catchup", "n2", false},
