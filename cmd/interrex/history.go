@@ -3,8 +3,8 @@ package main
 import (
 	"encoding/json"
 	"fmt"
-	"slices"
 	"strconv"
+	"strings"
 
 	"github.com/jedib0t/go-pretty/v6/table"
 	"github.com/spf13/cobra"
@@ -33,7 +33,8 @@ the evidence it was decided on, the gates, and the proof behind its RPO.
 RTO is from the last moment the old primary was known to serve writes until a
 write through the routes was acknowledged. Lost counts acknowledged commits that
 are gone; in doubt counts commits that were never acknowledged and are on the
-old primary only, "?" until that has come back and was compared.
+old primary only, "?" until that has come back and was compared. The cause is
+shortened; with its epoch, and with -o json, it is whole.
 ` + clientHelp + exitHelp,
 		Example: `  interrex history
   interrex history 12
@@ -108,10 +109,16 @@ func printHistory(s screen, reports []api.Report) {
 	for i, r := range reports {
 		rows[i] = table.Row{
 			r.Epoch, s.when(r.StartedAt), r.Kind, s.outcome(r.Outcome), fromTo(r.From, r.To),
-			rtoText(r), countText(r.RPO.LostCommits), countText(r.RPO.InDoubt), r.Cause,
+			rtoText(r), countText(r.RPO.LostCommits), countText(r.RPO.InDoubt), inShort(r.Cause),
 		}
 	}
 	s.table(rows, 9, []int{1, 6, 7, 8}, "epoch", "when", "kind", "outcome", "from → to", "RTO", "lost", "in doubt", "cause")
+}
+
+// inShort is a cause without its evidence, which the operation in full shows.
+func inShort(cause string) string {
+	short, _, _ := strings.Cut(cause, ": ")
+	return short
 }
 
 func (s screen) outcome(o failover.Outcome) string {
@@ -160,11 +167,9 @@ func printReport(s screen, r api.Report) {
 		printSteps(s, r.Steps)
 	}
 	printEvidence(s, r)
-	// The ledger keeps the gates of all operations; these ones decided.
-	gates := slices.DeleteFunc(slices.Clone(r.Gates), func(g failover.Gate) bool { return g.Operation != r.Kind })
-	if len(gates) > 0 {
+	if len(r.Gates) > 0 {
 		s.printf("\n%s\n", s.bold("Gates"))
-		printGates(s, gates)
+		printGates(s, r.Gates)
 	}
 	printProof(s, r.RPO.Proof)
 }

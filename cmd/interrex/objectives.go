@@ -11,6 +11,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"interrex/failover"
+	"interrex/failover/api"
 )
 
 func newObjectivesCommand() *cobra.Command {
@@ -21,7 +22,8 @@ func newObjectivesCommand() *cobra.Command {
 		Short: "Show RTO and RPO against the objectives, and the downtime left",
 		Long: `Show how the objectives of the configuration (objectives.rto, objectives.rpo)
 were met in the last day, 30 days and 365 days, the availability, and how much
-downtime each usual target leaves. Downtime is counted by its upper bound.
+downtime each usual target leaves. Downtime is counted by its upper bound, and
+only that which an operation ended: while there are no writes, it says so first.
 ` + clientHelp + exitHelp,
 		Example: "  interrex objectives\n  interrex objectives -o json",
 		Args:    cobra.NoArgs,
@@ -41,7 +43,7 @@ downtime each usual target leaves. Downtime is counted by its upper bound.
 			if output == outputJSON {
 				return printJSON(command.OutOrStdout(), answer)
 			}
-			var a failover.Attainment
+			var a api.Objectives
 			if err := json.Unmarshal(answer, &a); err != nil {
 				return fmt.Errorf("understand the objectives: %w", err)
 			}
@@ -54,7 +56,10 @@ downtime each usual target leaves. Downtime is counted by its upper bound.
 	return command
 }
 
-func printObjectives(s screen, a failover.Attainment) {
+func printObjectives(s screen, a api.Objectives) {
+	if a.Status == api.StatusStarved || a.Status == api.StatusNoPrimary {
+		s.field("now", s.statusWord(a.Status)+": not counted below before an operation has ended it")
+	}
 	objective := "none set"
 	if a.RTOObjectiveMS > 0 {
 		objective = millisText(a.RTOObjectiveMS)

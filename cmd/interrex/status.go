@@ -31,8 +31,9 @@ func newStatusCommand() *cobra.Command {
 acknowledged commit is worth now, who leads, what is in flight, and each member.
 
 The status word is healthy, degraded (writes are served, but the next failure
-would be worse than it must be), failing_over (an operation moves the primary)
-or no_primary (nobody serves writes). Missing counts transactions of the
+would be worse than it must be), failing_over (an operation moves the primary),
+starved (no writes: the primary is well, and commits wait for replicas that do
+not acknowledge) or no_primary (no writes: nobody serves them). Missing counts transactions of the
 primary that a member has not executed; lag is how long ago the last one it has
 executed was committed.
 ` + clientHelp + exitHelp,
@@ -148,10 +149,12 @@ func (s screen) statusWord(status api.Status) string {
 	switch status {
 	case api.StatusHealthy:
 		return s.good(string(status))
-	case api.StatusNoPrimary:
-		return s.bad(string(status))
+	case api.StatusDegraded:
+		return s.warn(string(status))
+	case api.StatusFailingOver:
+		return s.warn(string(status) + ", " + status.Writes())
 	}
-	return s.warn(string(status))
+	return s.bad(string(status) + ", " + status.Writes())
 }
 
 func (s screen) verdict(v topology.Verdict) string {

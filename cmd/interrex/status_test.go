@@ -60,9 +60,16 @@ func troubledStatus() api.Cluster {
 	return c
 }
 
+func starvedStatus() api.Cluster {
+	c := soundStatus()
+	c.Status, c.Reasons = api.StatusStarved, []string{"commits wait: 0 of the 1 needed ackers acknowledge"}
+	c.Durability.Acknowledging = nil
+	return c
+}
+
 func sampleReport() api.Report {
 	return api.Report{
-		Epoch: 4, Kind: election.Failover, Outcome: failover.Completed, Leader: "db2", From: "db1", To: "db2", Cause: "process exited",
+		Epoch: 4, Kind: election.Failover, Outcome: failover.Completed, Leader: "db2", From: "db1", To: "db2", Cause: "db1 is failed (process_exited): db2 was refused 2 ms ago; db1 (own agent) saw its process exit 3 ms ago",
 		StartedAt: testNow.Add(-time.Hour), EndedAt: pointer(testNow.Add(-time.Hour + 250*time.Millisecond)),
 		Steps: []failover.Step{
 			{Name: "detect", BeganMS: -12.5, TookMS: 12.5, Detail: "process exited"},
@@ -78,7 +85,6 @@ func sampleReport() api.Report {
 		},
 		Gates: []failover.Gate{
 			{Name: "primary_failed", Operation: election.Failover, Open: true, Reason: "db1 is failed"},
-			{Name: "primary_healthy", Operation: election.Switchover, Reason: "db1 is failed"},
 		},
 		RTOMillis: 262.5, RTOBounds: [2]float64{250, 262.5},
 		RPO: api.RPO{LostCommits: pointer(uint64(0)), Proof: api.Proof{
@@ -103,12 +109,18 @@ func TestPages(t *testing.T) {
 		"status_new": func(s screen) {
 			printStatus(s, api.Cluster{Name: "shop", Self: "db1", Status: api.StatusNoPrimary, EtcdReachable: true})
 		},
-		"history":       func(s screen) { printHistory(s, []api.Report{failed, sampleReport()}) },
-		"history_empty": func(s screen) { printHistory(s, nil) },
-		"report":        func(s screen) { printReport(s, sampleReport()) },
-		"gates":         func(s screen) { printGates(s, sampleReport().Gates) },
-		"objectives":    func(s screen) { printObjectives(s, attainment) },
-		"findings":      func(s screen) { printFindings(s, unsoundFindings(), true) },
+		"status_starved": func(s screen) { printStatus(s, starvedStatus()) },
+		"history":        func(s screen) { printHistory(s, []api.Report{failed, sampleReport()}) },
+		"history_empty":  func(s screen) { printHistory(s, nil) },
+		"report":         func(s screen) { printReport(s, sampleReport()) },
+		"gates": func(s screen) {
+			printGates(s, append(sampleReport().Gates, failover.Gate{Name: "primary_healthy", Operation: election.Switchover, Reason: "db1 is failed"}))
+		},
+		"objectives": func(s screen) { printObjectives(s, api.Objectives{Attainment: attainment, Status: api.StatusDegraded}) },
+		"objectives_starved": func(s screen) {
+			printObjectives(s, api.Objectives{Attainment: failover.Attainment{Since: testNow}, Status: api.StatusStarved})
+		},
+		"findings": func(s screen) { printFindings(s, unsoundFindings(), true) },
 	} {
 		for kind, s := range map[string]screen{
 			"plain":    {now: testNow},

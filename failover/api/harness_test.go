@@ -77,6 +77,10 @@ func sampleReport(epoch topology.Epoch) failover.Report {
 			Subject: "n1", Verdict: topology.Failed, LastGood: 120 * time.Millisecond, At: began,
 			Votes: []failover.Vote{{Observer: "n2", Kind: "refused", Age: 1500 * time.Microsecond, Against: true}},
 		},
+		Gates: []failover.Gate{
+			{Name: "primary_failed", Operation: election.Failover, Open: true},
+			{Name: "primary_healthy", Operation: election.Switchover},
+		},
 		RTOMillis: 400, RTOBounds: [2]float64{380, 400},
 		RPO: failover.RPO{LostCommits: &none, Proof: failover.Proof{Statement: "frozen", Ackers: []topology.NodeName{"n2"}, K: 1, Needed: 1}},
 	}

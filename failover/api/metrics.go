@@ -194,7 +194,7 @@ func (c *viewCollector) collectRecord(set func(string, float64, ...string), v fa
 	set("has_leader", number(glance.Leader != ""))
 	set("etcd_reachable", number(v.EtcdReachable))
 	set("paused", number(glance.Paused != nil))
-	for _, status := range []Status{StatusHealthy, StatusDegraded, StatusFailingOver, StatusNoPrimary} {
+	for _, status := range Statuses() {
 		set("status", number(glance.Status == status), string(status))
 	}
 	for _, kind := range []election.Kind{election.Bootstrap, election.Failover, election.Switchover, election.Resume} {

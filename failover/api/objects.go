@@ -1,6 +1,7 @@
 package api
 
 import (
+	"slices"
 	"time"
 
 	"interrex/election"
@@ -12,14 +13,33 @@ import (
 // Status is the state of a cluster in one word.
 type Status string
 
-// The statuses. FailingOver is any operation in flight that moves the primary;
-// NoPrimary means that, as far as this member knows, nobody serves writes.
+// The statuses, the worse the later. FailingOver is any operation in flight
+// that moves the primary; Starved means that the primary is well and commits
+// wait for acknowledgements that do not come; NoPrimary that, as far as this
+// member knows, nobody serves writes.
 const (
 	StatusHealthy     Status = "healthy"
 	StatusDegraded    Status = "degraded"
 	StatusFailingOver Status = "failing_over"
+	StatusStarved     Status = "starved"
 	StatusNoPrimary   Status = "no_primary"
 )
+
+// Statuses are all of them.
+func Statuses() []Status {
+	return []Status{StatusHealthy, StatusDegraded, StatusFailingOver, StatusStarved, StatusNoPrimary}
+}
+
+// Writes says in a few words what becomes of writes now.
+func (s Status) Writes() string {
+	switch s {
+	case StatusFailingOver:
+		return "writes wait for the operation in flight"
+	case StatusStarved, StatusNoPrimary:
+		return "no writes"
+	}
+	return "writes go on"
+}
 
 // Role is what a member is now.
 type Role string
@@ -75,8 +95,8 @@ type Durability struct {
 	Ackers   []topology.NodeName `json:"ackers"`
 	K        int                 `json:"k"`      // acknowledgements a commit waits for
 	Needed   int                 `json:"needed"` // ackers a failover must freeze
-	// Acknowledging are the ackers that acknowledge now; with fewer than K
-	// commits wait.
+	// Acknowledging are the ackers seen to acknowledge now. One whose agent is
+	// silent is not seen, and may acknowledge all the same.
 	Acknowledging []topology.NodeName `json:"acknowledging"`
 	// Unacknowledged counts commits of the primary that did not wait; 0 while
 	// lossless.
@@ -221,10 +241,12 @@ type Proof struct {
 
 func newReport(r failover.Report) Report {
 	p := r.RPO.Proof
+	// It was decided on the gates of its own kind.
+	gates := slices.DeleteFunc(slices.Clone(r.Gates), func(g failover.Gate) bool { return g.Operation != r.Kind })
 	return Report{
 		Epoch: r.Epoch, Kind: r.Kind, Outcome: r.Outcome, Leader: r.Leader, From: r.From, To: r.To,
 		Cause: r.Cause, Reason: r.Reason, StartedAt: r.StartedAt, EndedAt: moment(r.EndedAt),
-		Steps: list(r.Steps), Evidence: newJudgement(r.Evidence), Gates: list(r.Gates),
+		Steps: list(r.Steps), Evidence: newJudgement(r.Evidence), Gates: list(gates),
 		RTOMillis: r.RTOMillis, RTOBounds: r.RTOBounds,
 		RPO: RPO{LostCommits: r.RPO.LostCommits, InDoubt: r.RPO.InDoubt, Proof: Proof{
 			Statement: p.Statement, Ackers: list(p.Ackers), K: p.K, Needed: p.Needed, Frozen: list(p.Frozen),

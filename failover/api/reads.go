@@ -39,6 +39,14 @@ type ReportList struct {
 	Failovers []Report `json:"failovers"`
 }
 
+// Objectives is the answer of /api/v1/objectives.
+type Objectives struct {
+	failover.Attainment
+	// Status is how the cluster is now: downtime that no operation has ended
+	// is not in the windows.
+	Status Status `json:"status"`
+}
+
 // Passed is the answer of a probe.
 type Passed struct {
 	Status string            `json:"status"` // ok
@@ -243,7 +251,7 @@ func (s *Server) getObjectives(c *gin.Context) {
 		return
 	}
 	a.Windows = list(a.Windows)
-	s.reply(c, a)
+	s.reply(c, Objectives{a, s.cluster().Status})
 }
 
 // failLedger keeps the error's text in the log: readers need no account.

@@ -50,7 +50,8 @@ func serves(s election.State) bool {
 
 // judgeStatus finds the worst word that fits, and every reason.
 func judgeStatus(c Cluster, v failover.View) (Status, []string) {
-	weak := weaknesses(c, v)
+	hungry := starved(c, v)
+	weak := weaknesses(c, v, hungry)
 	switch p := c.Primary; {
 	case c.Operation != nil:
 		o := c.Operation
@@ -61,6 +62,8 @@ func judgeStatus(c Cluster, v failover.View) (Status, []string) {
 		return StatusNoPrimary, append([]string{fmt.Sprintf("epoch %d was begun and has no open primary", c.Epoch)}, weak...)
 	case p.Verdict == topology.Failed:
 		return StatusNoPrimary, append([]string{fmt.Sprintf("the primary %s has failed: %s", p.Node, p.Explanation)}, weak...)
+	case hungry:
+		return StatusStarved, weak
 	case len(weak) > 0 || p.Verdict == topology.Suspect:
 		if p.Verdict == topology.Suspect {
 			weak = append([]string{fmt.Sprintf("the primary %s is suspect: %s", p.Node, p.Explanation)}, weak...)
@@ -70,10 +73,40 @@ func judgeStatus(c Cluster, v failover.View) (Status, []string) {
 	return StatusHealthy, []string{}
 }
 
+// starved tells whether commits wait for acknowledgements that cannot come: the
+// primary itself counts too few replicas that acknowledge, or too few ackers
+// are left that might. One whose agent is silent but whose server is judged
+// healthy might: replication does not need the agent.
+func starved(c Cluster, v failover.View) bool {
+	k := c.Durability.K
+	if c.Primary == nil {
+		return false
+	}
+	n, ok := v.Nodes[c.Primary.Node]
+	if !ok || n.Instance == nil || !n.Instance.Writable() || !n.Instance.SemiSync.SourceEnabled || k == 0 {
+		return false // it does not wait, or is not known to
+	}
+	might := 0
+	for _, m := range c.Members {
+		if m.Acker && (m.Acknowledging || m.Role == RoleUnreachable && m.Verdict == topology.Healthy) {
+			might++
+		}
+	}
+	return n.Instance.SemiSync.Clients < k || might < k
+}
+
 // weaknesses are what would make the next failure worse than it must be.
-func weaknesses(c Cluster, v failover.View) []string {
+func weaknesses(c Cluster, v failover.View, hungry bool) []string {
 	reasons := []string{}
 	add := func(format string, args ...any) { reasons = append(reasons, fmt.Sprintf(format, args...)) }
+	switch seen, k := len(c.Durability.Acknowledging), c.Durability.K; {
+	case hungry && seen >= k: // they believe so
+		add("commits wait: the primary has fewer than the %d replicas it needs that acknowledge", k)
+	case hungry:
+		add("commits wait: %d of the %d needed ackers acknowledge", seen, k)
+	case c.Primary != nil && seen < k:
+		add("%d of the %d needed ackers are seen to acknowledge", seen, k)
+	}
 	if !c.EtcdReachable {
 		add("etcd cannot be reached: no promotion possible")
 	}
@@ -85,9 +118,6 @@ func weaknesses(c Cluster, v failover.View) []string {
 	}
 	if c.Primary != nil && !c.Durability.Lossless {
 		add("commits are not lossless")
-	}
-	if d := c.Durability; c.Primary != nil && len(d.Acknowledging) < d.K {
-		add("commits wait: %d of the %d needed ackers acknowledge", len(d.Acknowledging), d.K)
 	}
 	for _, m := range c.Members {
 		switch {

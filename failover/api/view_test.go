@@ -33,6 +33,9 @@ func silence(v *failover.View, name topology.NodeName) {
 	v.Unreachable[name] = "connection refused"
 }
 
+// agentGone is the error of a member whose server is judged healthy.
+const agentGone = "the agent does not answer"
+
 func TestStatusWord(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -58,11 +61,27 @@ func TestStatusWord(t *testing.T) {
 		}, StatusDegraded, "not lossless"},
 		{"acker is silent", func(v *failover.View) {
 			node(v, "n2", func(n *failover.NodeStatus) { n.Instance.SemiSync.ReplicaActive = false })
-		}, StatusDegraded, "commits wait: 0 of the 1"},
+		}, StatusStarved, "commits wait: 0 of the 1"},
+		{"primary counts no acker", func(v *failover.View) {
+			node(v, "n1", func(n *failover.NodeStatus) { n.Instance.SemiSync.Clients = 0 })
+		}, StatusStarved, "commits wait: the primary has fewer than the 1"},
+		{"acker's server is down", func(v *failover.View) {
+			node(v, "n2", func(n *failover.NodeStatus) { n.Instance, n.InstanceError = nil, "refused" })
+		}, StatusStarved, "commits wait: 0 of the 1"},
+		{"acker is gone", func(v *failover.View) { silence(v, "n2") }, StatusStarved, "commits wait: 0 of the 1"},
+		{"acker's agent is gone, its server is well", func(v *failover.View) {
+			silence(v, "n2")
+			v.Unreachable["n2"] = agentGone
+		}, StatusDegraded, "0 of the 1 needed ackers are seen to acknowledge"},
+		{"primary's agent is gone", func(v *failover.View) { silence(v, "n1"); silence(v, "n2") }, StatusDegraded, "seen to acknowledge"},
+		{"starved and failed", func(v *failover.View) {
+			silence(v, "n2")
+			v.Primary.Verdict = topology.Failed
+		}, StatusNoPrimary, "n1 has failed"},
 		{"member is gone", func(v *failover.View) { silence(v, "n3") }, StatusDegraded, "n3 cannot be reached: connection refused"},
 		{"receiver broke", func(v *failover.View) {
 			node(v, "n2", func(n *failover.NodeStatus) { n.Instance.Source.ReceiverOn = false })
-		}, StatusDegraded, "receiver is ON"},
+		}, StatusStarved, "receiver is ON"},
 		{"acker may have forgotten", func(v *failover.View) {
 			node(v, "n2", func(n *failover.NodeStatus) { n.Certified = false })
 		}, StatusDegraded, "n2 restarted and has not caught up"},
@@ -78,7 +97,9 @@ func TestStatusWord(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			v := clusterView("n1")
 			c.given(&v)
-			got := newCluster(began, "c", v, nil, nobody)
+			got := newCluster(began, "c", v, nil, func(name topology.NodeName) (failover.Judgement, bool) {
+				return failover.Judgement{Verdict: topology.Healthy}, v.Unreachable[name] == agentGone
+			})
 			require.Equal(t, c.want, got.Status, "%v", got.Reasons)
 			require.Contains(t, strings.Join(got.Reasons, "\n"), c.reason)
 			if c.want == StatusHealthy {
