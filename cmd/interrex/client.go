@@ -319,7 +319,7 @@ func (e *problemError) name() string { return strings.TrimPrefix(e.Type, api.Pro
 
 // refused tells whether a gate kept the operation from beginning.
 func (e *problemError) refused() bool {
-	return e.name() == "gate-closed" || e.name() == "busy"
+	return e.name() == "gate-closed" || e.name() == "busy" || e.name() == "no-quorum"
 }
 
 // Error says what is wrong, where, and what to do about it.
@@ -359,6 +359,8 @@ func (e *problemError) fix() string {
 		return "name the agent by an address of its own, its node name or localhost"
 	case "gate-closed":
 		return "see `interrex gates`; remove the cause, then ask again"
+	case "no-quorum":
+		return "bring back the agents (or etcd members) that are down; `interrex status` names them"
 	case "busy":
 		return "wait for it to end: `interrex status --watch`"
 	case "undone", "operation-refused", "operation-failed":

@@ -108,6 +108,9 @@ func TestExitCodesAndWhatIsSaid(t *testing.T) {
 		"POST /api/v1/pause": api.PauseState{Paused: true}, "POST /api/v1/resume": api.PauseState{},
 		"POST /api/v1/switchover": gate,
 	})
+	quorum := problemWith("no-quorum", http.StatusServiceUnavailable, "Refused for want of etcd's quorum; nothing changed", "")
+	quorum.Gate = &failover.Gate{Name: "etcd_quorum", Operation: election.Switchover, Reason: "etcd has no quorum: no change is possible; writes go on"}
+	mute := agentAt(t, map[string]any{"POST /api/v1/switchover": quorum, "POST /api/v1/pause": quorum, "POST /api/v1/resume": quorum})
 	busy := agentAt(t, map[string]any{"POST /api/v1/switchover": problemWith("busy", http.StatusConflict, "Another operation is in flight; nothing changed", "")})
 	slow := agentAt(t, map[string]any{"POST /api/v1/switchover": undone})
 	token, dead := tokenFile(t), deadAddress(t)
@@ -127,6 +130,10 @@ func TestExitCodesAndWhatIsSaid(t *testing.T) {
 		{"no reason", []string{"pause", "--agent", sound, "--token-file", token}, 2, []string{"--reason", "pause --help"}},
 		{"gate", []string{"switchover", "--to", "db9", "--agent", sound, "--token-file", token}, 3,
 			[]string{"refused by a gate", "candidate_available", `no member "db9"`, "fix:"}},
+		{"no quorum", []string{"switchover", "--agent", mute, "--token-file", token}, 3,
+			[]string{"nothing changed", "etcd_quorum", "writes go on", "fix:"}},
+		{"pause without quorum", []string{"pause", "--reason", "x", "--agent", mute, "--token-file", token}, 3, []string{"etcd_quorum"}},
+		{"resume without quorum", []string{"resume", "--agent", mute, "--token-file", token}, 3, []string{"etcd_quorum"}},
 		{"busy", []string{"switchover", "--agent", busy, "--token-file", token}, 3, []string{"in flight"}},
 		{"undone", []string{"switchover", "--agent", slow, "--token-file", token}, 1, []string{"undone", "too slow"}},
 		{"no such epoch", []string{"history", "77", "--agent", sound}, 1, []string{"/failovers/77", "fix:"}},

@@ -12,6 +12,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"interrex/election"
 	"interrex/failover"
 	"interrex/internal/topology"
 )
@@ -85,6 +86,17 @@ func TestForwardingFailures(t *testing.T) {
 	}{
 		{"nobody leads", func(_ *testing.T, f, _ *bench) { change(f, func(v *failover.View) { v.Leadership.Holder = "" }) }, problemNoLeader},
 		{"leadership arrives", func(_ *testing.T, f, _ *bench) { change(f, func(v *failover.View) { v.Leadership.Holder = "n1" }) }, problemNotLeader},
+		{"nobody leads for want of etcd", func(_ *testing.T, f, _ *bench) {
+			change(f, func(v *failover.View) { v.Leadership.Holder, v.EtcdReachable = "", false })
+		}, problemNoQuorum},
+		{"own leadership ran out for want of etcd", func(_ *testing.T, f, _ *bench) {
+			change(f, func(v *failover.View) { v.Leadership.Holder, v.EtcdReachable = "n1", false })
+		}, problemNoQuorum},
+		{"leader is silent for want of etcd", func(_ *testing.T, f, _ *bench) {
+			change(f, func(v *failover.View) {
+				v.EtcdReachable, v.Unreachable = false, map[topology.NodeName]string{"n2": "no answer"}
+			})
+		}, problemNoQuorum},
 		{"leader is not registered", func(_ *testing.T, f, _ *bench) { change(f, func(v *failover.View) { v.Members = nil }) }, problemLeaderGone},
 		{"leader is dead", func(t *testing.T, f, _ *bench) {
 			ln, err := net.Listen("tcp", "127.0.0.1:0")
@@ -109,6 +121,56 @@ func TestForwardingFailures(t *testing.T) {
 			require.Empty(t, leader.backend.noted())
 		})
 	}
+}
+
+// TestNoQuorumIsARefusal: without etcd every member refuses every order at
+// once, with the gate, and says what becomes of writes.
+func TestNoQuorumIsARefusal(t *testing.T) {
+	doc := loadDoc(t, specYAML)
+	follower, leader := pair(t)
+	notLeader(leader)
+	for _, b := range []*bench{follower, leader} {
+		v := b.backend.View()
+		v.EtcdReachable = false
+		b.backend.setView(v)
+	}
+	refused := func(t *testing.T, b *bench, a ask, operation election.Kind) Problem {
+		t.Helper()
+		got := b.dial(t, a)
+		conform(t, doc, a.path, a, got)
+		p := got.problem(t)
+		require.Equal(t, ProblemType+problemNoQuorum, p.Type, p.Detail)
+		require.Equal(t, 503, got.status)
+		require.Equal(t, "1", got.header.Get("Retry-After"))
+		require.Equal(t, &failover.Gate{Name: "etcd_quorum", Operation: operation, Reason: p.Detail}, p.Gate)
+		require.Contains(t, p.Detail, "no change is possible")
+		return p
+	}
+	for name, b := range map[string]*bench{"n1": follower, "n2": leader} {
+		t.Run(name, func(t *testing.T) {
+			require.Contains(t, refused(t, b, post("switchover", `{}`), election.Switchover).Detail, "writes go on")
+			// A pause reads the record before it finds out who leads.
+			b.backend.pauseErr = fmt.Errorf("read cluster: %w: no answer within 500ms", election.ErrUnreachable)
+			refused(t, b, post("pause", `{"reason":"x"}`), election.Failover)
+			refused(t, b, post("resume", ``), election.Failover)
+		})
+	}
+	v := follower.backend.View()
+	v.Primary.Verdict = topology.Failed
+	follower.backend.setView(v)
+	require.Contains(t, refused(t, follower, post("resume", ``), election.Failover).Detail, "no writes")
+
+	leader.backend.switchover = func(context.Context, topology.NodeName) (failover.Report, error) {
+		return failover.Report{}, &failover.GateError{Gate: failover.Gate{Name: gateQuorum, Operation: election.Switchover}}
+	}
+	refused(t, follower, post("switchover", `{}`), election.Switchover)
+
+	leader.backend.switchover = func(context.Context, topology.NodeName) (failover.Report, error) {
+		return sampleReport(4), fmt.Errorf("promote: %w", election.ErrUnreachable)
+	}
+	got := leader.dial(t, post("switchover", `{}`)).problem(t)
+	require.Equal(t, ProblemType+problemOperationFailed, got.Type, "what was begun is no refusal")
+	require.NotNil(t, got.Report)
 }
 
 func keyed(body, key string) ask {

@@ -159,6 +159,7 @@ func TestAnswersMatchDescription(t *testing.T) {
 		{"pause", "/api/v1/pause", post("pause", `{"reason":"maintenance"}`), 200, nil},
 		{"pause without reason", "/api/v1/pause", post("pause", `{"reason":" "}`), 400, nil},
 		{"pause refused", "/api/v1/pause", post("pause", `{"reason":"x"}`), 500, refused(election.ErrConflict, failover.Report{})},
+		{"pause with no outcome", "/api/v1/pause", post("pause", `{"reason":"x"}`), 502, refused(election.ErrOutcomeUnknown, failover.Report{})},
 		{"resume", "/api/v1/resume", post("resume", ``), 200, nil},
 		{"drills", "/api/v1/drill", ask{method: "GET", path: "/api/v1/drill"}, 200, func(b *bench) {
 			b.backend.drills = DrillState{Node: "n1", Enabled: true, Gate: &b.backend.gates[1], Active: &ActiveFault{Fault: FaultKillServer, Since: began, Until: began, By: "ann"}}
@@ -208,6 +209,14 @@ func post(name, body string) ask {
 	return ask{method: http.MethodPost, path: "/api/v1/" + name, body: body, token: operatorToken}
 }
 
+func names(gates []any) []any {
+	var list []any
+	for _, g := range gates {
+		list = append(list, g.(map[string]any)["name"])
+	}
+	return list
+}
+
 // TestReportShape pins what dashboards and drills read of a ledger entry.
 func TestReportShape(t *testing.T) {
 	b := newBench(t, "n1")
@@ -220,6 +229,7 @@ func TestReportShape(t *testing.T) {
 	require.Contains(t, rpo, "in_doubt")
 	require.Nil(t, rpo["in_doubt"])
 	require.Contains(t, rpo, "proof")
+	require.Equal(t, []any{"primary_failed"}, names(got["gates"].([]any)), "the gates of its own kind")
 	evidence := got["evidence"].(map[string]any)
 	require.InDelta(t, 120, evidence["last_good_ms"], 0)
 	require.InDelta(t, 1.5, evidence["votes"].([]any)[0].(map[string]any)["age_ms"], 0)

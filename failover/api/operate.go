@@ -13,6 +13,7 @@ import (
 	"github.com/gin-gonic/gin"
 	"go.uber.org/zap"
 
+	"interrex/election"
 	"interrex/failover"
 	"interrex/internal/topology"
 )
@@ -56,6 +57,7 @@ type Accepted struct {
 // outlives that request.
 type order struct {
 	path      string
+	operation election.Kind // whose gates may refuse it
 	requestID string
 	key       string // Idempotency-Key
 	forwarder string // the member that forwarded it; empty if none
@@ -87,6 +89,7 @@ func (s *Server) postSwitchover(c *gin.Context) {
 		s.badRequest(c, FieldFault{headerIdempotency, fmt.Sprintf("must be 1 to %d letters, digits or . _ -", keyLength)})
 		return
 	}
+	o.operation = election.Switchover
 	o.run = func(ctx context.Context) (any, bool, error) {
 		r, err := s.backend.Switchover(ctx, topology.NodeName(req.To))
 		return newReport(r), r.Epoch != 0, err
@@ -134,7 +137,7 @@ func (s *Server) readOrder(c *gin.Context, req any) (order, bool) {
 		return order{}, false
 	}
 	return order{
-		path: c.FullPath(), requestID: requestID(c), key: c.GetHeader(headerIdempotency),
+		path: c.FullPath(), operation: election.Failover, requestID: requestID(c), key: c.GetHeader(headerIdempotency),
 		forwarder: c.GetHeader(headerForwardedBy), peer: c.Request.RemoteAddr, body: body,
 	}, true
 }
@@ -203,6 +206,8 @@ func (s *Server) carryOut(ctx context.Context, o order) (out outcome) {
 		return outcome{http.StatusOK, contentTypeJSON, body}
 	case errors.Is(err, failover.ErrNotLeader) && !begun:
 		return s.forward(ctx, o)
+	case lacksQuorum(err) && !begun:
+		return problemOutcome(o, s.noQuorum(o.operation))
 	}
 	p := operationProblem(err)
 	if r, ok := result.(Report); ok && begun {
@@ -232,6 +237,8 @@ func operationProblem(err error) Problem {
 		errors.Is(err, failover.ErrCloseTimedOut), errors.Is(err, failover.ErrStaleEpoch), errors.Is(err, failover.ErrNoInstance),
 		errors.Is(err, failover.ErrNotRecorded):
 		return problem(problemRefused, err.Error())
+	case errors.Is(err, election.ErrOutcomeUnknown):
+		return problem(problemOutcomeUnknown, err.Error())
 	case errors.Is(err, failover.ErrNotLeader):
 		return problem(problemNotLeader, err.Error())
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, context.Canceled):
@@ -259,8 +266,14 @@ func (s *Server) respond(c *gin.Context, out outcome) {
 // forward gives the order to the leader; once: an order that was forwarded
 // already is not passed on again.
 func (s *Server) forward(ctx context.Context, o order) outcome {
-	leader := s.backend.View().Leadership.Holder
+	v := s.backend.View()
+	leader := v.Leadership.Holder
+	_, silent := v.Unreachable[leader]
 	switch {
+	case !v.EtcdReachable && (o.forwarder != "" || leader == "" || leader == s.cfg.Self || silent):
+		// Nobody leads without a quorum. Another member is asked first if it
+		// answers: it may be this one alone that etcd is out of reach of.
+		return problemOutcome(o, s.noQuorum(o.operation))
 	case o.forwarder != "":
 		return problemOutcome(o, problem(problemNotLeader, fmt.Sprintf("%s forwarded this to %s, which does not lead", o.forwarder, s.cfg.Self)))
 	case leader == "":

@@ -58,6 +58,7 @@ const (
 	problemNotReady        = "not-ready"
 	problemNotPrimary      = "not-primary"
 	problemNotReplica      = "not-replica"
+	problemNoQuorum        = "no-quorum"
 	problemNoLeader        = "no-leader"
 	problemNotLeader       = "not-leader"
 	problemLedger          = "ledger-unavailable"
@@ -132,6 +133,8 @@ func describeServer(name string) (status int, title string) {
 		return http.StatusServiceUnavailable, "This member's instance is not the open primary"
 	case problemNotReplica:
 		return http.StatusServiceUnavailable, "This member's instance is not a replica fit for reads"
+	case problemNoQuorum:
+		return http.StatusServiceUnavailable, "Refused for want of etcd's quorum; nothing changed"
 	case problemNoLeader:
 		return http.StatusServiceUnavailable, "No member leads now; nothing changed"
 	case problemNotLeader:
@@ -141,7 +144,7 @@ func describeServer(name string) (status int, title string) {
 	case problemLeaderGone:
 		return http.StatusBadGateway, "The leader could not be reached; nothing changed"
 	case problemOutcomeUnknown:
-		return http.StatusBadGateway, "The leader was asked and did not answer; see /api/v1/failovers"
+		return http.StatusBadGateway, "Whether it was done is not known; see /api/v1/cluster and /api/v1/failovers"
 	case problemOperationFailed:
 		return http.StatusInternalServerError, "The operation failed; see its report"
 	default:
