@@ -36,21 +36,10 @@ const (
 	doubtFor = 2 * time.Millisecond
 )
 
-// StartTime returns the start time of a process in clock ticks since boot:
-// together with the pid it names a process for ever. ErrNoProcess if it is
-// gone.
-func StartTime(pid int) (uint64, error) {
-	st, err := readStat(pid)
-	if err != nil {
-		return 0, err
-	}
-	return st.start, nil
-}
-
 // WatchProcess reports the exit of a process once on the returned channel,
-// which is closed afterwards, or without a report when ctx ends. startTime (of
-// StartTime; 0: any) guards against a reused pid; ErrNoProcess if it is
-// another one or gone.
+// which is closed afterwards, or without a report when ctx ends. startTime, in
+// clock ticks since boot (0: any), guards against a reused pid; ErrNoProcess if
+// it is another one or gone.
 //
 // After SIGKILL the kernel tears the memory of a process down before the
 // process counts as ended: a second or more for a large one. A pidfd of a

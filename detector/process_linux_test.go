@@ -151,9 +151,9 @@ func TestWatchProcessLargeKill(t *testing.T) {
 	for range 3 {
 		cmd := child(t, 1024, 60, false)
 		pid := cmd.Process.Pid
-		start, err := StartTime(pid)
+		st, err := readStat(pid)
 		require.NoError(t, err)
-		exits, err := WatchProcess(t.Context(), pid, start)
+		exits, err := WatchProcess(t.Context(), pid, st.start)
 		require.NoError(t, err)
 		whole, err := unix.PidfdOpen(pid, 0)
 		require.NoError(t, err)
@@ -224,15 +224,15 @@ func TestWatchProcessRefusesAnother(t *testing.T) {
 	defer runtime.UnlockOSThread()
 	cmd := child(t, 0, 0, false)
 	pid := cmd.Process.Pid
-	start, err := StartTime(pid)
+	st, err := readStat(pid)
 	require.NoError(t, err)
-	_, err = WatchProcess(t.Context(), pid, start+1)
+	_, err = WatchProcess(t.Context(), pid, st.start+1)
 	require.ErrorIs(t, err, ErrNoProcess, "the pid was reused")
 	require.NoError(t, cmd.Process.Kill())
 	_ = cmd.Wait()
-	_, err = WatchProcess(t.Context(), pid, start)
+	_, err = WatchProcess(t.Context(), pid, st.start)
 	require.ErrorIs(t, err, ErrNoProcess)
-	_, err = StartTime(pid)
+	_, err = readStat(pid)
 	require.ErrorIs(t, err, ErrNoProcess)
 }
 

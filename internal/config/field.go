@@ -96,20 +96,18 @@ func splitList(text string) []string {
 	return parts
 }
 
-// scalarError says what is wrong with a text that should be a value.
-type scalarError struct{ problem, fix string }
-
-func (e *scalarError) Error() string { return e.problem + "; " + e.fix }
+// misread says what is wrong with a text that should be a value.
+type misread struct{ problem, fix string }
 
 // setScalar stores text in v, by v's type.
-func setScalar(v reflect.Value, text string) *scalarError {
+func setScalar(v reflect.Value, text string) *misread {
 	switch v.Interface().(type) {
 	case time.Duration:
 		return setDuration(v, text)
 	case Bytes:
 		size, err := ParseBytes(text)
 		if err != nil {
-			return &scalarError{fmt.Sprintf("%q is not a size", text), "write a whole number with its unit, such as 128MiB (B, KiB, MiB, GiB)"}
+			return &misread{fmt.Sprintf("%q is not a size", text), "write a whole number with its unit, such as 128MiB (B, KiB, MiB, GiB)"}
 		}
 		v.SetInt(int64(size))
 		return nil
@@ -117,13 +115,13 @@ func setScalar(v reflect.Value, text string) *scalarError {
 	switch v.Kind() {
 	case reflect.Bool:
 		if text != "true" && text != "false" {
-			return &scalarError{fmt.Sprintf("%q is neither true nor false", text), "write true or false"}
+			return &misread{fmt.Sprintf("%q is neither true nor false", text), "write true or false"}
 		}
 		v.SetBool(text == "true")
 	case reflect.Int:
 		n, err := strconv.Atoi(text)
 		if err != nil {
-			return &scalarError{fmt.Sprintf("%q is not a whole number", text), "write digits only"}
+			return &misread{fmt.Sprintf("%q is not a whole number", text), "write digits only"}
 		}
 		v.SetInt(int64(n))
 	default:
@@ -134,19 +132,19 @@ func setScalar(v reflect.Value, text string) *scalarError {
 
 // setDuration stores a duration; one without unit is told apart, since that is
 // the usual mistake.
-func setDuration(v reflect.Value, text string) *scalarError {
+func setDuration(v reflect.Value, text string) *misread {
 	d, err := time.ParseDuration(text)
 	if err == nil {
 		v.SetInt(int64(d))
 		return nil
 	}
 	if _, number := strconv.ParseFloat(text, 64); number == nil {
-		return &scalarError{
+		return &misread{
 			fmt.Sprintf("%s has no unit", text),
 			fmt.Sprintf("write %sms, %ss or %sm", text, text, text),
 		}
 	}
-	return &scalarError{fmt.Sprintf("%q is not a duration", text), "write a number with its unit, such as 250ms, 1s or 5m"}
+	return &misread{fmt.Sprintf("%q is not a duration", text), "write a number with its unit, such as 250ms, 1s or 5m"}
 }
 
 // text prints a scalar as the file would have it.

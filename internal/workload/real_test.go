@@ -117,6 +117,6 @@ func TestWorkloadThatCannotBeginSaysWhy(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
 	defer listener.Close() // takes connections and says nothing
-	_, err = workload.Run(t.Context(), workload.Config{Address: listener.Addr().String(), Table: "x", Timeout: 50 * time.Millisecond})
+	_, err = workload.Start(t.Context(), workload.Config{Address: listener.Addr().String(), Table: "x", Timeout: 50 * time.Millisecond})
 	require.ErrorContains(t, err, "make table x")
 }

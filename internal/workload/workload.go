@@ -49,17 +49,6 @@ type row struct {
 	began, ended   time.Duration // since the run began
 }
 
-// Run writes until ctx ends and returns what it saw. Errors of single writes
-// are part of the result; the error is for a workload that could not begin.
-func Run(ctx context.Context, c Config) (*Result, error) {
-	w, err := Start(ctx, c)
-	if err != nil {
-		return nil, err
-	}
-	<-ctx.Done()
-	return w.Stop(), nil
-}
-
 // Workload is a running workload.
 type Workload struct {
 	cfg    Config

@@ -17,7 +17,7 @@ func TestChoose(t *testing.T) {
 	rw := Upstream{Context: Stream, Name: "rw", Role: RW, Via: Direct}
 	ro := Upstream{Context: Stream, Name: "ro", Role: RO, Via: Direct}
 	proxied := Upstream{Context: Stream, Name: "p", Role: RW, Via: Proxy, Proxies: []string{"p1:1", "p2:1"}}
-	web := Upstream{Context: HTTP, Name: "web", Role: Members, Members: []Member{DefaultMember("m1:80"), DefaultMember("m2:80")}}
+	web := Upstream{Context: HTTP, Name: "web", Role: Members, Members: []Member{checkedMember("m1:80"), checkedMember("m2:80")}}
 	opened := router.Route{Epoch: 2, Phase: router.Open, Primary: backend("a:1")}
 	closed := router.Route{Epoch: 3, Phase: router.Closed, Reason: "failover"}
 	reading := opened
@@ -83,7 +83,7 @@ func TestValidate(t *testing.T) {
 	good.File = "/etc/nginx/nginx.conf"
 	good.Upstreams = []Upstream{
 		{Context: Stream, Name: "db", Role: RW, Via: Direct},
-		{Context: HTTP, Name: "db", Role: Members, Members: []Member{DefaultMember("a:1")}},
+		{Context: HTTP, Name: "db", Role: Members, Members: []Member{checkedMember("a:1")}},
 		{Context: Stream, Name: "ro", Role: RO, Via: Proxy, Proxies: []string{"a:1"}},
 	}
 	require.NoError(t, good.Validate())
@@ -98,7 +98,7 @@ func TestValidate(t *testing.T) {
 		{Context: Stream, Name: "p", Role: RO, Via: Direct, Members: []Member{{}}},
 		{Context: "mail", Name: "z", Role: "both"},
 		{Context: HTTP, Name: "w", Role: Members},
-		{Context: HTTP, Name: "v", Role: Members, Members: []Member{DefaultMember("a"), DefaultMember("b:1"), DefaultMember("B:1"),
+		{Context: HTTP, Name: "v", Role: Members, Members: []Member{checkedMember("a"), checkedMember("b:1"), checkedMember("B:1"),
 			{Address: "unix:/a", HealthPath: "x", Interval: 1, Timeout: 2}}},
 	}
 	err := bad.Validate()

@@ -130,14 +130,6 @@ func DefaultConfig() Config {
 	}
 }
 
-// DefaultMember is a member with the default health check.
-func DefaultMember(address string) Member {
-	return Member{
-		Address: address, HealthPath: "/health",
-		Interval: 500 * time.Millisecond, Timeout: 500 * time.Millisecond, MaxFails: 2, Rise: 2,
-	}
-}
-
 // Validate reports every fault at once.
 func (c Config) Validate() error {
 	var faults []error

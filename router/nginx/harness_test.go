@@ -31,6 +31,14 @@ import (
 // patience is how long a test waits for what should take milliseconds.
 const patience = 30 * time.Second
 
+// checkedMember is a member with the health check of the configuration's defaults.
+func checkedMember(address string) Member {
+	return Member{
+		Address: address, HealthPath: "/health",
+		Interval: 500 * time.Millisecond, Timeout: 500 * time.Millisecond, MaxFails: 2, Rise: 2,
+	}
+}
+
 // realNginx is a real nginx in a temporary folder.
 type realNginx struct {
 	t       testing.TB

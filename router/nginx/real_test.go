@@ -314,7 +314,7 @@ func TestMembersHealth(t *testing.T) {
 		"    server { listen " + port + "; location / { proxy_pass http://app; } }\n}\n"}, "\n")
 	n := newNginx(t, body)
 	n.start()
-	members := []Member{DefaultMember(m1.address), DefaultMember(m2.address)}
+	members := []Member{checkedMember(m1.address), checkedMember(m2.address)}
 	for i := range members {
 		members[i].Interval, members[i].Timeout, members[i].MaxFails = 50*time.Millisecond, 50*time.Millisecond, 3
 	}
