@@ -148,19 +148,21 @@ func (o *operation) revoke(ctx context.Context, c claimed) (revoked, error) {
 	done := o.step(stepRevoke)
 	var (
 		sv  survey
+		how string
 		err error
 	)
 	if o.plan.Kind == election.Switchover {
-		sv, err = o.drain(ctx, c.epoch)
+		sv, how, err = o.drain(ctx, c.epoch)
 	} else {
 		o.closeRoutes(ctx, c.epoch)
 		sv, err = o.freezeAll(ctx, c.epoch)
+		how = sv.summary()
 	}
 	if err != nil {
 		done(sv.summary(), err)
 		return revoked{}, fmt.Errorf("revoke: %w", err)
 	}
-	done(sv.summary(), nil)
+	done(how, nil)
 	return revoked{claimed: c, survey: sv}, nil
 }
 

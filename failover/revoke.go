@@ -155,10 +155,10 @@ func (o *operation) gather(answers <-chan answer, dispensable topology.NodeName,
 // drain closes the living primary of a switchover: running transactions end
 // by themselves or are ended, and the return of the closing statement proves
 // that nothing more commits.
-func (o *operation) drain(ctx context.Context, epoch topology.Epoch) (survey, error) {
+func (o *operation) drain(ctx context.Context, epoch topology.Epoch) (sv survey, how string, err error) {
 	old, err := o.nodes.Node(o.plan.From)
 	if err != nil {
-		return survey{}, err
+		return sv, "", err
 	}
 	// From here on the record, too, says that the routes are closed.
 	err = o.update(ctx, func(s *election.State) error {
@@ -166,25 +166,29 @@ func (o *operation) drain(ctx context.Context, epoch topology.Epoch) (survey, er
 		return nil
 	})
 	if err != nil {
-		return survey{}, err
+		return sv, "", err
 	}
 	o.closeRoutes(ctx, epoch)
 	limit := o.limits.Switchover / 2
 	cctx, cancel := context.WithTimeout(ctx, limit+time.Second)
 	defer cancel()
-	if _, err := old.Close(cctx, CloseRequest{Epoch: epoch, Drain: limit / 2, Limit: limit}); err != nil {
-		return survey{}, err
+	closing := time.Now()
+	closed, err := old.Close(cctx, CloseRequest{Epoch: epoch, Drain: limit / 2, Limit: limit})
+	if err != nil {
+		return sv, "", err
 	}
 	o.drainedAt = time.Now()
 	// The sessions that are left could only be refused from now on. Cut off,
 	// an idle client connects again, is held at the routes and sees nothing
 	// but latency.
 	o.cutRoutes(ctx, epoch)
-	sv, err := o.look(ctx, epoch)
+	sv, err = o.look(ctx, epoch)
 	if err == nil && !sv.oldClosed {
 		err = fmt.Errorf("%w: %s was closed and is not any more: %s", ErrNoProof, o.plan.From, sv.silent[o.plan.From])
 	}
-	return sv, err
+	how = fmt.Sprintf("routes held in %s, %s closed in %s, %d sessions ended, all asked in %s",
+		ms(closing.Sub(o.closedAt)), o.plan.From, ms(o.drainedAt.Sub(closing)), closed.Killed, ms(time.Since(o.drainedAt)))
+	return sv, how, err
 }
 
 // look surveys without stopping any receiver. The recorded primary promises
