@@ -11,6 +11,7 @@ import (
 	"math/big"
 	"os"
 	"path/filepath"
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -76,6 +77,56 @@ func TestListenersDoNotCollide(t *testing.T) {
 	}
 	_, err := config.Parse("", []byte(valid+"listeners: {rw: \"\", ro: \"\"}\n"))
 	require.NoError(t, err)
+}
+
+// topologyOf is valid with other members: how many have an instance (the
+// first of them is the own one), how many more have none, and how many of the
+// former may be promoted.
+func topologyOf(instances, others, promotable, acks int) string {
+	var b strings.Builder
+	b.WriteString("cluster:\n  name: shop\n  members:\n")
+	for i := range instances + others {
+		fmt.Fprintf(&b, "    - {name: db%d, host: 127.0.0.%d", i+1, i+1)
+		if i < instances {
+			fmt.Fprintf(&b, ", mysql: \"127.0.0.%d:3306\"", i+1)
+		}
+		if i >= promotable {
+			b.WriteString(", priority: -1")
+		}
+		b.WriteString("}\n")
+	}
+	_, rest, _ := strings.Cut(valid, "node:")
+	return b.String() + "node:" + rest + fmt.Sprintf("durability: {acks: %d}\n", acks)
+}
+
+func TestTopologiesThatCannotFailOver(t *testing.T) {
+	const acks, promotion, majority = "left to acknowledge", "allows promotion", "when its host is dead"
+	for _, c := range []struct {
+		name                               string
+		instances, others, promotable, ack int
+		want                               []string // the warnings of this kind, in order
+		fix                                string
+	}{
+		{"three", 3, 0, 3, 1, nil, ""},
+		{"three of which one is never promoted", 3, 0, 2, 1, nil, ""},
+		{"two", 2, 0, 2, 1, []string{acks, majority}, "list 3 members with an instance"},
+		{"two and an arbiter", 2, 1, 2, 1, []string{acks, majority}, "list 3 members with an instance"},
+		{"three and a router", 3, 1, 3, 1, []string{majority}, "list fewer members without an instance"},
+		{"five and two routers", 5, 2, 5, 1, nil, ""},
+		{"every replica must acknowledge", 3, 0, 3, 2, []string{acks}, "list 4 members with an instance, or lower durability.acks to 1"},
+		{"five and two acknowledge", 5, 0, 5, 2, nil, ""},
+		{"one may be promoted", 3, 0, 1, 1, []string{promotion}, "at least two"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			cfg, err := config.Parse("", []byte(topologyOf(c.instances, c.others, c.promotable, c.ack)))
+			require.NoError(t, err)
+			told := strings.Join(cfg.Warnings(), "\n")
+			for _, kind := range []string{acks, promotion, majority} {
+				require.Equal(t, slices.Contains(c.want, kind), strings.Contains(told, kind), "%s in:\n%s", kind, told)
+			}
+			require.Contains(t, told, c.fix)
+		})
+	}
 }
 
 func TestWarnings(t *testing.T) {

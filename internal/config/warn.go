@@ -11,6 +11,7 @@ import (
 func (c Config) Warnings() []string {
 	var w []string
 	w = append(w, c.warnVoters()...)
+	w = append(w, c.warnNoFailover()...)
 	w = append(w, c.warnReach()...)
 	if c.MySQL != nil && c.MySQL.TLS.Mode == TLSDisabled {
 		for _, m := range c.Cluster.Members {
@@ -44,6 +45,41 @@ func (c Config) warnVoters() []string {
 		return []string{fmt.Sprintf("cluster.members has %d voting, which slows every decision: set voter: false on all but five", n)}
 	}
 	return nil
+}
+
+// warnNoFailover: what keeps the members, as they are listed, from ever failing
+// over by themselves. The arithmetic is that of docs/how-it-works.md.
+func (c Config) warnNoFailover() []string {
+	instances, promotable := 0, 0
+	for _, m := range c.Cluster.Members {
+		if m.MySQL != "" {
+			instances++
+			if m.Priority >= 0 {
+				promotable++
+			}
+		}
+	}
+	var w []string
+	// The primary gone, one of the others is promoted, and the rest must
+	// still be enough to acknowledge its commits.
+	if acks := c.Durability.Acks; instances-2 < acks {
+		fix := fmt.Sprintf("list %d members with an instance", acks+2)
+		if instances > 2 {
+			fix += fmt.Sprintf(", or lower durability.acks to %d", instances-2)
+		}
+		w = append(w, fmt.Sprintf("durability.acks is %d and %d members have an instance, so no failover is ever possible: without the primary, too few are left to acknowledge the next one's commits: %s",
+			acks, instances, fix))
+	}
+	if promotable < 2 {
+		w = append(w, fmt.Sprintf("cluster.members has %d with an instance whose priority allows promotion, so no failover is ever possible: give at least two a priority of 0 or more", promotable))
+	}
+	// A dead host's own agent is silent, and a member without an instance has
+	// no account to look at the others' with.
+	if members, needed := len(c.Cluster.Members), len(c.Cluster.Members)/2+1; instances-1 < needed {
+		w = append(w, fmt.Sprintf("cluster.members has %d, so %d must see a primary gone before it counts as failed, but when its host is dead only %d with an instance are left to look: no failover follows the loss of a host; list fewer members without an instance, or more with one",
+			members, needed, instances-1))
+	}
+	return w
 }
 
 // warnReach: whether the others can reach what this member listens on.
