@@ -28,7 +28,7 @@ All percentiles are measured values (nearest rank): of 20 rounds, p99 is the lar
 		fmt.Fprintf(&b, "## The primary is frozen (SIGSTOP)\n\nIt accepts connections and answers nothing.\n\n%s\n", table(r.freezes))
 	}
 	if len(r.switchovers) > 0 {
-		fmt.Fprintf(&b, "## Switchover\n\nThe outage is how long writes pause. Revoking is closing the living primary.\n\n%s\n", table(r.switchovers))
+		fmt.Fprintf(&b, "## Switchover\n\nThe outage is how long writes pause. Preparing happens while clients still write;\nrevoking is closing the living primary.\n\n%s\n", table(r.switchovers))
 	}
 	b.WriteString(r.clientTable())
 	return b.String()
@@ -59,13 +59,17 @@ func (r results) quietTable() string {
 // shown are the percentiles of a table.
 func shown() []float64 { return []float64{50, 90, 99, 100} }
 
-// comparisonTable sets interrex beside the scripted limit.
+// comparisonTable sets interrex beside the scripted limit, without the rows
+// that neither has anything for.
 func comparisonTable(product, limit series) string {
 	lines := [][]string{{
 		"", "interrex p50", "p90", "p99", "max", "limit p50", "p90", "p99", "max", "ratio",
 	}}
 	for _, row := range rows() {
 		have, least := product.of(row), limit.of(row)
+		if len(have)+len(least) == 0 {
+			continue
+		}
 		line := append([]string{row}, percentiles(have)...)
 		line = append(line, percentiles(least)...)
 		lines = append(lines, append(line, ratioText(percentile(have, 50), percentile(least, 50))))

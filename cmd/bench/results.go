@@ -11,6 +11,7 @@ import (
 const (
 	rowDetect    = "detect"
 	rowClaim     = "claim"
+	rowPrepare   = "prepare"
 	rowRevoke    = "revoke"
 	rowChoose    = "choose"
 	rowCatchUp   = "catch_up"
@@ -26,7 +27,7 @@ const (
 // rows are all rows, in the order they are shown.
 func rows() []string {
 	return []string{
-		rowDetect, rowClaim, rowRevoke, rowChoose, rowCatchUp, rowPromote, rowRoute, rowVerify,
+		rowDetect, rowClaim, rowPrepare, rowRevoke, rowChoose, rowCatchUp, rowPromote, rowRoute, rowVerify,
 		rowOperation, rowOutage, rowRTO, rowRTOLow,
 	}
 }
