@@ -65,6 +65,11 @@ func decideOperation(v View, p Policy) (kind election.Kind, cause string, run bo
 	case unfinished && answers:
 		return election.Resume, unfinishedCause(s), true
 	case answers && !primary.Instance.Writable() && s.Primary.Phase == election.Open:
+		if s.Paused != nil && primary.Certified {
+			// It has not restarted since it was opened: somebody closed it, and
+			// had asked to be left alone before.
+			return "", "", false
+		}
 		return election.Resume, fmt.Sprintf("%s is the recorded primary and is closed (it restarted, or was closed by hand)", s.Primary.Node), true
 	case failed && p.Automatic && s.Paused == nil:
 		return election.Failover, v.Primary.Explanation, true

@@ -109,6 +109,11 @@ func TestDecideOperation(t *testing.T) {
 		{name: "not answering the leader is no verdict", change: []func(*View){gone("n1")}},
 		{name: "suspect is no verdict", change: []func(*View){gone("n1"), func(v *View) { v.Primary.Verdict = topology.Suspect }}},
 		{name: "restarted in place: closed", change: []func(*View){closed("n1")}, want: election.Resume, cause: "is closed"},
+		{name: "closed by hand, and paused: somebody works on it", change: []func(*View){closed("n1"), pausedByOperator}},
+		{
+			name: "restarted, and paused", want: election.Resume,
+			change: []func(*View){closed("n1"), pausedByOperator, with("n1", func(s *NodeStatus, _ *dbrepl.Status) { s.Certified = false })},
+		},
 		{name: "restarted in place before the verdict turned", change: []func(*View){closed("n1"), failed}, want: election.Resume},
 		{
 			name:   "another server answers in its place",
