@@ -2,6 +2,7 @@ package failover
 
 import (
 	"context"
+	"fmt"
 	"maps"
 	"sync"
 	"sync/atomic"
@@ -32,6 +33,8 @@ type Watcher struct {
 	status  map[topology.NodeName]NodeStatus
 	silent  map[topology.NodeName]string
 	polling map[topology.NodeName]bool
+	turned  time.Time // when Run last began a round
+	settled time.Time // when the own member last owed no answer
 	wg      sync.WaitGroup
 }
 
@@ -60,6 +63,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	w.wg.Add(1)
 	go w.watchEtcd(ctx)
 	for round := 0; ; round++ {
+		w.turn()
 		for _, m := range w.reg.Members() {
 			if m.Name == w.self || w.reg.Leadership().Mine || round%idlePolls == 0 {
 				w.poll(ctx, m.Name)
@@ -71,6 +75,34 @@ func (w *Watcher) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+func (w *Watcher) turn() {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.turned = time.Now()
+	if !w.polling[w.self] {
+		w.settled = w.turned
+	}
+}
+
+// Stalled says why this agent does not work, or nothing if it does: the watcher
+// has not gone round, or the own member owes an answer, for longer than limit.
+// Both take a second at most, whatever etcd, the other members and the own
+// server do. Before Run it is not stalled.
+func (w *Watcher) Stalled(limit time.Duration) string {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.turned.IsZero() {
+		return ""
+	}
+	if late := time.Since(w.turned); late > limit {
+		return fmt.Sprintf("it has not looked at the cluster for %s", late.Round(time.Second))
+	}
+	if late := time.Since(w.settled); late > limit {
+		return fmt.Sprintf("its own part for this node has not answered for %s", late.Round(time.Second))
+	}
+	return ""
 }
 
 // watchEtcd learns whether the quorum answers, apart from the polls so that a

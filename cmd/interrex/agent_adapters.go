@@ -252,13 +252,14 @@ func (b *backend) View() failover.View { return b.watcher.View() }
 
 func (b *backend) Gates() []failover.Gate { return b.control.Gates() }
 
+// stallLimit is how long the agent may do nothing before it says so: ten times
+// what it takes when everything around it hangs.
+const stallLimit = 10 * time.Second
+
 func (b *backend) Health() api.Health {
 	var h api.Health
-	if b.registry.Snapshot().Revision == 0 {
-		h.NotReady = append(h.NotReady, "the cluster record has not been read from etcd yet")
-	}
-	if b.table.Current().Epoch == 0 {
-		h.NotReady = append(h.NotReady, "no route is known yet")
+	if why := b.watcher.Stalled(stallLimit); why != "" {
+		h.Faults = append(h.Faults, "the agent hangs: "+why)
 	}
 	return h
 }

@@ -45,8 +45,8 @@ type Backend interface {
 
 // Health is how an agent is, apart from the cluster's state.
 type Health struct {
-	// Faults are reasons why the agent does not work; /health is 503.
+	// Faults are reasons why the agent itself does not work; /health and
+	// /ready are 503. What is wrong around it (etcd, the own server, other
+	// members) is none: starting the agent again would only make it worse.
 	Faults []string
-	// NotReady are reasons why it should not be sent work yet; /ready is 503.
-	NotReady []string
 }

@@ -80,7 +80,7 @@ func TestAnswersMatchDescription(t *testing.T) {
 		b.backend.view, b.backend.ledger, b.backend.gates = failover.View{Self: "n1"}, nil, nil
 	}
 	broken := func(b *bench) {
-		b.backend.health = Health{Faults: []string{"the instance loop ended"}, NotReady: []string{"starting"}}
+		b.backend.health = Health{Faults: []string{"the instance loop ended"}}
 		b.backend.ledger, b.backend.ledgerErr = nil, election.ErrUnreachable
 	}
 	refused := func(err error, r failover.Report) func(*bench) {
@@ -108,6 +108,7 @@ func TestAnswersMatchDescription(t *testing.T) {
 		{"does not work", "/health", ask{method: "GET", path: "/health"}, 503, broken},
 		{"ready", "/ready", ask{method: "GET", path: "/ready"}, 200, nil},
 		{"not ready", "/ready", ask{method: "GET", path: "/ready"}, 503, empty},
+		{"does not work, so is not ready", "/ready", ask{method: "GET", path: "/ready"}, 503, broken},
 		{"primary", "/primary", ask{method: "GET", path: "/primary"}, 200, nil},
 		{"no primary", "/primary", ask{method: "GET", path: "/primary"}, 503, empty},
 		{"no replica", "/replica", ask{method: "GET", path: "/replica"}, 503, nil},

@@ -71,7 +71,7 @@ func (s *Server) getHealth(c *gin.Context) {
 // and obeys a route.
 func (s *Server) getReady(c *gin.Context) {
 	v, h := s.backend.View(), s.backend.Health()
-	reasons := slices.Concat(h.Faults, h.NotReady)
+	reasons := slices.Clone(h.Faults)
 	if v.State.Epoch == 0 {
 		reasons = append(reasons, "the cluster record was not read yet, or there is no cluster yet")
 	}
