@@ -130,7 +130,7 @@ func (s *Server) isOwnHost(c *gin.Context, host string) bool {
 			return true
 		}
 	}
-	return false
+	return s.tls != nil && s.tls.names(host)
 }
 
 // bareHost is the host of "host", "host:port", "[v6]" or "[v6]:port".

@@ -165,6 +165,10 @@ func (t *TLS) ClientConfig(node topology.NodeName) *tls.Config {
 	}
 }
 
+// names tells whether the own certificate names the host. A client that asked
+// for that name has verified it, and a web page cannot have borrowed it.
+func (t *TLS) names(host string) bool { return t.current.Load().cert.Leaf.VerifyHostname(host) == nil }
+
 // isMember tells whether the connection's client is a member of the cluster.
 // The chain was verified by the handshake.
 func (t *TLS) isMember(state *tls.ConnectionState) bool {

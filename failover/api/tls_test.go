@@ -174,6 +174,39 @@ func TestReadsByCertificate(t *testing.T) {
 	require.Equal(t, 401, askTLS(t, b.addr, ca, &reader, "POST", "/api/v1/resume"), "a certificate changes nothing")
 }
 
+// TestHostsOfTheCertificate: who asks for a name that the certificate bears has
+// the right member, whether or not the configuration knows the name.
+func TestHostsOfTheCertificate(t *testing.T) {
+	ca := newAuthority(t, "ours")
+	cert := ca.issue(t, func(c *x509.Certificate) { c.IPAddresses = []net.IP{net.IPv4(192, 0, 2, 7)} }, MemberName("n1", "c"), "db1.example.org", "*.lb.example.org")
+	b := newBench(t, "n1", secured(load(t, install(t, cert, ca.pem), "n1"))).listen(t)
+	pool := x509.NewCertPool()
+	pool.AddCert(ca.cert)
+	asHost := func(host string) int {
+		client := &http.Client{Timeout: patience, Transport: &http.Transport{
+			DisableKeepAlives: true,
+			TLSClientConfig:   &tls.Config{RootCAs: pool, ServerName: MemberName("n1", "c"), MinVersion: tls.VersionTLS13},
+		}}
+		req, err := http.NewRequest(http.MethodGet, "https://"+b.addr+"/health", nil)
+		require.NoError(t, err)
+		req.Host = host
+		resp, err := client.Do(req)
+		require.NoError(t, err)
+		defer func() { _ = resp.Body.Close() }()
+		_, _ = io.Copy(io.Discard, resp.Body)
+		return resp.StatusCode
+	}
+	for host, status := range map[string]int{
+		"n1.c.interrex": 200, "N1.C.Interrex:8460": 200, "db1.example.org": 200, "any.lb.example.org": 200, "192.0.2.7": 200, "": 200,
+		"n2.c.interrex": 403, "n1.d.interrex": 403, "evil.example.org": 403, "192.0.2.8": 403,
+	} {
+		require.Equal(t, status, asHost(host), host)
+	}
+	plain := newBench(t, "n1")
+	a := ask{method: "GET", path: "/health", host: "n1.c.interrex"}
+	require.Equal(t, 403, plain.do(a).status, "without TLS nobody has verified the name")
+}
+
 func TestOnlyTLS13(t *testing.T) {
 	ca := newAuthority(t, "ours")
 	b := newBench(t, "n1", secured(load(t, install(t, ca.issue(t, nil, MemberName("n1", "c")), ca.pem), "n1"))).listen(t)
