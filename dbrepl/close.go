@@ -1,6 +1,7 @@
 package dbrepl
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -159,7 +160,7 @@ func (i *Instance) isolate(ctx context.Context) error {
 	_, killErr := i.killAll(ctx, selectClients)
 	safe, err := i.waitsWithoutReplicas(ctx)
 	if err != nil {
-		return errors.Join(killErr, err)
+		return cmp.Or(killErr, err) // both say that it cannot be reached
 	}
 	if safe {
 		_, err = i.killAll(ctx, selectDumps)

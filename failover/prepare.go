@@ -83,7 +83,7 @@ func (o *operation) prepare(ctx context.Context, c claimed) error {
 		done("", err)
 		return err
 	}
-	detail := fmt.Sprintf("%s is level, %d others replicate from it", o.plan.To, len(moved))
+	detail := fmt.Sprintf("%s is level, already replicating from it: %v", o.plan.To, moved)
 	if err != nil {
 		detail = "going on without: " + err.Error()
 	}
