@@ -289,7 +289,7 @@ func (a *agent) buildServer(ctx context.Context) error {
 	srv, err := api.New(c, api.Parts{
 		Backend: b, Node: a.keeper, Peers: a.peers, TLS: a.tls, Log: a.log,
 		Metrics: api.NewMetrics(api.MetricsConfig{
-			Self: a.self.Name, Cluster: a.cfg.Cluster.Name, Version: version, Backend: b, ProxySessions: a.proxySessions,
+			Self: a.self.Name, Cluster: a.cfg.Cluster.Name, Version: version, Backend: b, Proxy: a.proxyPorts,
 		}),
 	})
 	if err != nil {
@@ -304,19 +304,22 @@ func (a *agent) buildServer(ctx context.Context) error {
 	return nil
 }
 
-func (a *agent) proxySessions() map[string]int {
-	sessions := map[string]int{}
+func (a *agent) proxyPorts() []api.ProxyPort {
 	if a.proxy == nil {
-		return sessions
+		return nil
 	}
-	for _, port := range a.proxy.Stats() {
-		name := "rw"
-		if port.Role == proxy.ReadOnly {
-			name = "ro"
+	var ports []api.ProxyPort
+	for _, p := range a.proxy.Stats() {
+		route := "rw"
+		if p.Role == proxy.ReadOnly {
+			route = "ro"
 		}
-		sessions[name] = port.Connections
+		ports = append(ports, api.ProxyPort{
+			Route: route, Sessions: p.Connections, Held: p.Held, Accepted: p.Accepted, HeldTotal: p.HeldTotal,
+			Refused: p.Refused, Left: p.ClientsLeft, ConnectFailures: p.ConnectFailures, Cut: p.Cut,
+		})
 	}
-	return sessions
+	return ports
 }
 
 // run runs all actors until ctx ends or one of them fails. etcd is told to

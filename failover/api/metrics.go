@@ -21,9 +21,21 @@ type MetricsConfig struct {
 	Version string // of the agent
 	// Backend is asked at every scrape.
 	Backend Backend
-	// ProxySessions counts the sessions of the proxy's ports (rw, ro) now; nil
-	// where there is no proxy.
-	ProxySessions func() map[string]int
+	// Proxy counts what the ports of the own proxy do; nil where there is none.
+	Proxy func() []ProxyPort
+}
+
+// ProxyPort is what one port of the own proxy does and has done since the agent
+// began.
+type ProxyPort struct {
+	Route    string // rw or ro
+	Sessions int    // connections served now, held ones included
+	Held     int    // held now
+	// Accepted counts connections taken; of them were HeldTotal held, Refused
+	// answered with an error packet, and Left gone while they were held.
+	Accepted, HeldTotal, Refused, Left uint64
+	ConnectFailures                    uint64 // attempts to connect to a server that failed
+	Cut                                uint64 // sessions ended by the proxy
 }
 
 // Metrics is the registry that /metrics shows. It is apart from the process's
@@ -135,7 +147,14 @@ func newViewCollector(cfg MetricsConfig) *viewCollector {
 	add("route_epoch", "Epoch of the route this member obeys.")
 	add("route_open", "1 while the route lets new work through to the primary.")
 	add("gate_open", "1 while the gate lets the operation pass.", "operation", "gate")
-	add("proxy_sessions", "Client sessions in this member's proxy.", "route")
+	add("proxy_sessions", "Client sessions in this member's proxy, held ones included.", "route")
+	add("proxy_sessions_held", "Clients that this member's proxy holds now.", "route")
+	add("proxy_accepted_total", "Connections this member's proxy took.", "route")
+	add("proxy_held_total", "Connections it held for a while.", "route")
+	add("proxy_refused_total", "Connections it answered with an error.", "route")
+	add("proxy_left_total", "Clients that left while they were held.", "route")
+	add("proxy_cut_total", "Sessions it ended, to a server that clients must not use any more.", "route")
+	add("proxy_connect_failures_total", "Attempts to connect to a server that failed.", "route")
 	return c
 }
 
@@ -172,11 +191,25 @@ func (c *viewCollector) Collect(out chan<- prometheus.Metric) {
 			set("gate_open", number(g.Open), id[0], id[1])
 		}
 	}
-	if c.cfg.ProxySessions != nil {
-		for name, n := range c.cfg.ProxySessions() {
-			set("proxy_sessions", float64(n), name)
+	if c.cfg.Proxy != nil {
+		for _, p := range c.cfg.Proxy() {
+			c.collectPort(out, p)
 		}
 	}
+}
+
+func (c *viewCollector) collectPort(out chan<- prometheus.Metric, p ProxyPort) {
+	send := func(name string, kind prometheus.ValueType, value uint64) {
+		out <- prometheus.MustNewConstMetric(c.desc[name], kind, float64(value), p.Route)
+	}
+	send("proxy_sessions", prometheus.GaugeValue, uint64(max(0, p.Sessions)))
+	send("proxy_sessions_held", prometheus.GaugeValue, uint64(max(0, p.Held)))
+	send("proxy_accepted_total", prometheus.CounterValue, p.Accepted)
+	send("proxy_held_total", prometheus.CounterValue, p.HeldTotal)
+	send("proxy_refused_total", prometheus.CounterValue, p.Refused)
+	send("proxy_left_total", prometheus.CounterValue, p.Left)
+	send("proxy_cut_total", prometheus.CounterValue, p.Cut)
+	send("proxy_connect_failures_total", prometheus.CounterValue, p.ConnectFailures)
 }
 
 func (c *viewCollector) collectRecord(set func(string, float64, ...string), v failover.View, glance Cluster) {

@@ -24,7 +24,9 @@ func TestMetrics(t *testing.T) {
 	b := newBench(t, "n1", func(_ *Config, p *Parts) {
 		p.Metrics = NewMetrics(MetricsConfig{
 			Self: "n1", Cluster: "c", Version: "1.2.3", Backend: p.Backend,
-			ProxySessions: func() map[string]int { return map[string]int{"rw": 7, "ro": 3} },
+			Proxy: func() []ProxyPort {
+				return []ProxyPort{{Route: "rw", Sessions: 7, Held: 2, Accepted: 90, HeldTotal: 12, Refused: 4, Left: 3, ConnectFailures: 5, Cut: 6}, {Route: "ro"}}
+			},
 		})
 	})
 	b.metrics.ObserveOperation(sampleReport(4))
@@ -50,6 +52,14 @@ func TestMetrics(t *testing.T) {
 		`interrex_route_epoch 3`,
 		`interrex_route_open 1`,
 		`interrex_proxy_sessions{route="rw"} 7`,
+		`interrex_proxy_sessions_held{route="rw"} 2`,
+		`interrex_proxy_accepted_total{route="rw"} 90`,
+		`interrex_proxy_held_total{route="rw"} 12`,
+		`interrex_proxy_refused_total{route="rw"} 4`,
+		`interrex_proxy_refused_total{route="ro"} 0`,
+		`interrex_proxy_left_total{route="rw"} 3`,
+		`interrex_proxy_cut_total{route="rw"} 6`,
+		`interrex_proxy_connect_failures_total{route="rw"} 5`,
 		`interrex_operations_total{kind="failover",outcome="completed"} 1`,
 		`interrex_operations_total{kind="switchover",outcome="failed"} 1`,
 		`interrex_last_operation_rto_seconds{kind="failover"} 0.4`,
@@ -64,6 +74,7 @@ func TestMetrics(t *testing.T) {
 	} {
 		require.Contains(t, text, line+"\n")
 	}
+	lint(t, text)
 	require.NotContains(t, text, `last_operation_lost_commits{kind="switchover"}`, "a loss that is not known is not 0")
 }
 
@@ -78,14 +89,19 @@ func TestMetricsLint(t *testing.T) {
 			given(b)
 			b.metrics.ObserveOperation(sampleReport(4))
 			scrape(t, b)
-			problems, err := promlint.New(bytes.NewBufferString(scrape(t, b))).Lint()
-			require.NoError(t, err)
-			for _, p := range problems {
-				if strings.HasPrefix(p.Metric, "interrex_") {
-					t.Errorf("%s: %s", p.Metric, p.Text)
-				}
-			}
+			lint(t, scrape(t, b))
 		})
+	}
+}
+
+func lint(t *testing.T, text string) {
+	t.Helper()
+	problems, err := promlint.New(bytes.NewBufferString(text)).Lint()
+	require.NoError(t, err)
+	for _, p := range problems {
+		if strings.HasPrefix(p.Metric, "interrex_") {
+			t.Errorf("%s: %s", p.Metric, p.Text)
+		}
 	}
 }
 
