@@ -271,11 +271,14 @@ func (k *Keeper) runRebuild(ctx context.Context, req RebuildRequest) {
 	err := k.rebuild.Rebuild(ctx, req.Address, req.Errant, func(stage, file string) {
 		k.mu.Lock()
 		defer k.mu.Unlock()
+		news := k.progress.Stage != stage
 		k.progress.Stage = stage
 		if file != "" {
 			k.progress.SavedFile = file
 		}
-		k.log.Info("rebuilding", zap.String("stage", stage), zap.String("saved_file", k.progress.SavedFile))
+		if news {
+			k.log.Info("rebuilding", zap.String("stage", stage), zap.String("saved_file", k.progress.SavedFile))
+		}
 	})
 	k.mu.Lock()
 	defer k.mu.Unlock()
