@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -51,6 +52,11 @@ func Main(ctx context.Context, cfg ChildConfig) error {
 	if err != nil {
 		return fmt.Errorf("configure etcd: %w", err)
 	}
+	if !cfg.founded() {
+		if err := rejoin(ctx, cfg, ec, log); err != nil {
+			return fmt.Errorf("start etcd with an empty data folder: %w", explain(err))
+		}
+	}
 	etcd, err := embed.StartEtcd(ec)
 	if err != nil {
 		return fmt.Errorf("start etcd: %w", explain(err))
@@ -60,6 +66,7 @@ func Main(ctx context.Context, cfg ChildConfig) error {
 	defer upkeep.Wait()
 	defer cancel()
 	upkeep.Go(func() { keepHouse(ctx, etcd.Server, cfg.KeepRevisions, log) })
+	upkeep.Go(func() { keepVote(ctx, etcd.Server, log) })
 
 	select {
 	case <-ctx.Done():
@@ -117,11 +124,11 @@ func etcdConfig(ctx context.Context, cfg Config, log *zap.Logger) (*embed.Config
 		ec.TlsMinVersion = "TLS1.3"
 	}
 	peer := cfg.Peers[cfg.Name]
-	listenPeer, err := listenAddress(ctx, peer)
+	listenPeer, err := listenAddress(ctx, cmp.Or(cfg.ListenPeer, peer))
 	if err != nil {
 		return nil, err
 	}
-	listenClient, err := listenAddress(ctx, cfg.ClientURL)
+	listenClient, err := listenAddress(ctx, cmp.Or(cfg.ListenClient, cfg.ClientURL))
 	if err != nil {
 		return nil, err
 	}
@@ -181,8 +188,8 @@ func listenAddress(ctx context.Context, hostPort string) (string, error) {
 // explain adds what to do to the errors of etcd that leave one wondering.
 func explain(err error) error {
 	for _, known := range []struct{ part, advice string }{
-		{"has already been bootstrapped",
-			"the data folder of this member is empty but its cluster knows it: restore the folder, or remove the member from etcd and add it again"},
+		{"permanently removed from the cluster",
+			"the data folder is of a former life of this member: stop the agent, move the folder away, and start the agent; it joins again"},
 		{"cluster ID mismatch",
 			"a peer belongs to another etcd cluster: compare the cluster's name and the list of peers, and look for a data folder of an older cluster"},
 		{"address already in use",

@@ -34,10 +34,16 @@ type Config struct {
 	// Name is this member's name; Peers must have it.
 	Name string `json:"name"`
 	// DataDir is etcd's folder, made with mode 0700 when missing. Losing it
-	// means that the member has to be replaced.
+	// costs the member its vote until the others, who must be a quorum without
+	// it, have taken it in again and it has caught up.
 	DataDir string `json:"data_dir"`
-	// ClientURL is the host:port that clients connect to.
+	// ClientURL is the host:port that clients, and a member whose folder was
+	// lost, connect to.
 	ClientURL string `json:"client_url"`
+	// ListenClient and ListenPeer are the host:port to listen on, where they
+	// are others than ClientURL and the own address in Peers.
+	ListenClient string `json:"listen_client,omitempty"`
+	ListenPeer   string `json:"listen_peer,omitempty"`
 	// Peers maps the name of each founding member to the host:port where the
 	// other members reach it. All members must be given the same.
 	Peers map[string]string `json:"peers"`
@@ -81,6 +87,11 @@ func (c Config) Validate() error {
 	}
 	if _, _, err := net.SplitHostPort(c.ClientURL); err != nil {
 		fault("client_url: %q must be host:port: %w", c.ClientURL, err)
+	}
+	for _, listener := range []struct{ name, address string }{{"listen_client", c.ListenClient}, {"listen_peer", c.ListenPeer}} {
+		if _, _, err := net.SplitHostPort(listener.address); err != nil && listener.address != "" {
+			fault("%s: %q must be host:port: %w", listener.name, listener.address, err)
+		}
 	}
 	if _, listed := c.Peers[c.Name]; !listed {
 		fault("peers: %q itself is missing", c.Name)

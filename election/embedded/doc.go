@@ -11,5 +11,9 @@
 // Invariant kept here: I9. The child may die, freeze or lose its quorum without
 // any effect on the agent but that calls to etcd fail.
 //
+// And of I5: a member that lost its folder never goes on as who it was. While a
+// quorum of the others lives it joins again under another identity (rejoin);
+// while a peer knows the cluster it founds nothing.
+//
 // Start reading at Supervise (the agent's side) and Main (the child's side).
 package embedded
