@@ -60,4 +60,11 @@ func TestGrantsGiveNoMoreThanNeeded(t *testing.T) {
 	require.True(t, strings.HasPrefix(text, "SET SESSION sql_log_bin = OFF"), "no errant transactions")
 	require.Contains(t, text, "GRANT REPLICATION SLAVE ON *.* TO 'r'@'%'")
 	require.Contains(t, text, "CREATE TABLE IF NOT EXISTS `interrex`.marker")
+	require.Equal(t, 3, strings.Count(text, "CREATE USER"))
+
+	one := Account{"u", "%", "x"}
+	text = strings.Join(Grants(GrantSpec{Controller: one, Repl: one, Clone: one}), ";\n")
+	require.Equal(t, 1, strings.Count(text, "CREATE USER"), "one account in all roles is made once")
+	require.Contains(t, text, "CLONE_ADMIN, REPLICATION SLAVE, BACKUP_ADMIN ON *.* TO 'u'@'%'")
+	require.Empty(t, GrantReason("SUPER"))
 }

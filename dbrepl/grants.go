@@ -16,59 +16,92 @@ type GrantSpec struct {
 	Clone      Account // an instance that is rebuilt, on its donor
 }
 
-// controllerPrivileges are the global ones a controller needs, each with its
-// reason. Nothing of an application's is readable with them.
-var controllerPrivileges = []struct{ name, reason string }{
-	{"REPLICATION CLIENT", "read binary log names"},
-	{"PROCESS", "see sessions and open transactions of others"},
-	{"RELOAD", "RESET REPLICA"},
-	{"REPLICATION_SLAVE_ADMIN", "start, stop and point the receiver and the applier"},
-	{"SYSTEM_VARIABLES_ADMIN", "read_only, semi-sync and offline_mode"},
-	{"PERSIST_RO_VARIABLES_ADMIN", "persist what the instance is at its next start, without changing what it is now"},
-	{"CONNECTION_ADMIN", "end sessions; write the marker while the instance is closed for others"},
-	{"SERVICE_CONNECTION_ADMIN", "use the administrative listener"},
-	{"CLONE_ADMIN", "rebuild the instance from a donor"},
+// privilege is one that Grants grants, and what it is for.
+type privilege struct{ name, reason string }
+
+// controllerPrivileges are the global ones a controller needs. Nothing of an
+// application's is readable with them.
+var controllerPrivileges = []privilege{
+	{"REPLICATION CLIENT", "see where the binary log is"},
+	{"PROCESS", "see whether commits wait, whoever's they are"},
+	{"RELOAD", "forget a former source (RESET REPLICA)"},
+	{"REPLICATION_SLAVE_ADMIN", "stop, start and point the receiver and the applier"},
+	{"SYSTEM_VARIABLES_ADMIN", "open and close the server, set semi-sync"},
+	{"PERSIST_RO_VARIABLES_ADMIN", "persist that the server starts closed, without closing it now"},
+	{"CONNECTION_ADMIN", "end clients' sessions; write the epoch marker while the server is closed for others"},
+	{"SERVICE_CONNECTION_ADMIN", "get in by the administrative listener when max_connections is used up"},
+	{"CLONE_ADMIN", "rebuild this server from another one"},
+}
+
+// otherPrivileges are those of the accounts that other instances log in with,
+// and the controller's on two schemas.
+func otherPrivileges() []privilege {
+	return []privilege{
+		{"REPLICATION SLAVE", "receive the binary log"},
+		{"BACKUP_ADMIN", "be cloned from: a rebuild logs in to the donor with this account"},
+		{"SELECT", "read the state of replication (performance_schema only)"},
+		{"ALL", "its own schema: the epoch marker"},
+	}
+}
+
+// GrantReason says what a privilege that Grants grants is for; it is empty for
+// any other.
+func GrantReason(name string) string {
+	for _, p := range append(otherPrivileges(), controllerPrivileges...) {
+		if p.name == name {
+			return p.reason
+		}
+	}
+	return ""
 }
 
 // Grants returns the statements that prepare an instance for its controller:
-// the three accounts with the least privileges, the schema and the marker
-// table. They are for a privileged account, in one session, on every instance
-// for itself: the first one keeps them out of the binary log, so that no
-// instance gets transactions the others lack. They may be repeated.
+// the accounts with the least privileges, the schema and the marker table. An
+// account in several roles is made once, with the privileges of all. They are
+// for a privileged account, in one session, on every instance for itself: the
+// first one keeps them out of the binary log, so that no instance gets
+// transactions the others lack. They may be repeated.
 func Grants(spec GrantSpec) []string {
 	if spec.Schema == "" {
 		spec.Schema = DefaultConfig().Schema
 	}
 	statements := []string{"SET SESSION sql_log_bin = OFF"}
-	user := func(a Account) string {
-		name := quote(a.User) + "@" + quote(a.Host)
-		statements = append(statements,
-			"CREATE USER IF NOT EXISTS "+name+" IDENTIFIED BY "+quote(a.Password))
-		return name
-	}
-	controller := user(spec.Controller)
-	var static, dynamic []string
+	var control []string
 	for _, p := range controllerPrivileges {
-		if strings.Contains(p.name, "_") {
-			dynamic = append(dynamic, p.name)
-		} else {
-			static = append(static, p.name)
-		}
+		control = append(control, p.name)
 	}
-	statements = append(statements,
-		"GRANT "+strings.Join(static, ", ")+" ON *.* TO "+controller,
-		"GRANT "+strings.Join(dynamic, ", ")+" ON *.* TO "+controller,
-		"GRANT SELECT ON performance_schema.* TO "+controller)
-	repl := user(spec.Repl)
-	statements = append(statements, "GRANT REPLICATION SLAVE ON *.* TO "+repl)
-	clone := user(spec.Clone)
-	statements = append(statements, "GRANT BACKUP_ADMIN ON *.* TO "+clone)
-	statements = append(statements,
+	roles := []struct {
+		account Account
+		global  []string
+	}{{spec.Controller, control}, {spec.Repl, []string{"REPLICATION SLAVE"}}, {spec.Clone, []string{"BACKUP_ADMIN"}}}
+	made := map[string]bool{}
+	for i, r := range roles {
+		name := r.account.name()
+		if made[name] {
+			continue
+		}
+		made[name] = true
+		var global []string
+		for _, same := range roles[i:] {
+			if same.account.name() == name {
+				global = append(global, same.global...)
+			}
+		}
+		statements = append(statements,
+			"CREATE USER IF NOT EXISTS "+name+" IDENTIFIED BY "+quote(r.account.Password),
+			"GRANT "+strings.Join(global, ", ")+" ON *.* TO "+name)
+	}
+	controller := spec.Controller.name()
+	return append(statements,
+		"GRANT SELECT ON performance_schema.* TO "+controller,
 		"CREATE SCHEMA IF NOT EXISTS `"+spec.Schema+"`",
 		markerDDL(spec.Schema),
-		"GRANT ALL ON `"+spec.Schema+"`.* TO "+controller)
-	return append(statements, "SET SESSION sql_log_bin = ON")
+		"GRANT ALL ON `"+spec.Schema+"`.* TO "+controller,
+		"SET SESSION sql_log_bin = ON")
 }
+
+// name is the account as statements name it.
+func (a Account) name() string { return quote(a.User) + "@" + quote(a.Host) }
 
 // markerDDL makes the table of the epoch markers, one row per epoch.
 func markerDDL(schema string) string {

@@ -12,25 +12,6 @@ import (
 	"interrex/internal/config"
 )
 
-// reasons say what each privilege is for, in the order they are granted.
-func reasons() [][2]string {
-	return [][2]string{
-		{"REPLICATION CLIENT", "see where the binary log is"},
-		{"PROCESS", "see whether commits wait, whoever's they are"},
-		{"RELOAD", "forget a former source (RESET REPLICA)"},
-		{"REPLICATION_SLAVE_ADMIN", "stop, start and point the receiver and the applier"},
-		{"SYSTEM_VARIABLES_ADMIN", "open and close the server, set semi-sync"},
-		{"PERSIST_RO_VARIABLES_ADMIN", "persist that the server starts closed, without closing it now"},
-		{"CONNECTION_ADMIN", "end clients' sessions; write the epoch marker while the server is closed for others"},
-		{"SERVICE_CONNECTION_ADMIN", "get in by the administrative listener when max_connections is used up"},
-		{"CLONE_ADMIN", "rebuild this server from another one"},
-		{"SELECT", "read the state of replication (performance_schema only)"},
-		{"REPLICATION SLAVE", "receive the binary log"},
-		{"BACKUP_ADMIN", "be cloned from: a rebuild logs in to the donor with the replication account"},
-		{"ALL", "its own schema: the epoch marker"},
-	}
-}
-
 type grantFlags struct {
 	config                                          string
 	controller, replication, host                   string
@@ -160,10 +141,7 @@ func grantsText(statements []string) string {
 
 `)
 	var said []string
-	for i, statement := range statements {
-		if slices.Contains(statements[:i], statement) {
-			continue // one account in two roles is made once
-		}
+	for _, statement := range statements {
 		for _, comment := range comments(statement) {
 			if !slices.Contains(said, comment) {
 				b.WriteString(comment)
@@ -187,11 +165,7 @@ func comments(statement string) []string {
 	privileges, _, _ = strings.Cut(privileges, " ON ")
 	var list []string
 	for _, p := range strings.Split(privileges, ", ") {
-		for _, r := range reasons() {
-			if r[0] == p {
-				list = append(list, fmt.Sprintf("-- %s: %s\n", r[0], r[1]))
-			}
-		}
+		list = append(list, fmt.Sprintf("-- %s: %s\n", p, dbrepl.GrantReason(p)))
 	}
 	return list
 }
