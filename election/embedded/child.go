@@ -169,11 +169,14 @@ func initialCluster(peers map[string]string, scheme string) string {
 }
 
 // listenAddress turns host:port into what etcd listens on, which must be an
-// address, not a name.
+// address, not a name; no host is every address.
 func listenAddress(ctx context.Context, hostPort string) (string, error) {
 	host, port, err := net.SplitHostPort(hostPort)
 	if err != nil {
 		return "", fmt.Errorf("parse %q: %w", hostPort, err)
+	}
+	if host == "" {
+		return net.JoinHostPort("0.0.0.0", port), nil
 	}
 	if net.ParseIP(host) != nil {
 		return hostPort, nil

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -115,6 +116,27 @@ func TestThreeMembersForm(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, os.FileMode(0o700), info.Mode().Perm())
 	}
+}
+
+// TestListensElsewhere: behind a port forwarding, say, or on every address.
+func TestListensElsewhere(t *testing.T) {
+	c := etcdtest.New(t, 1, zap.NewNop())
+	m := c.Members[0]
+	ports := etcdtest.FreePorts(t, 2)
+	m.Config.ListenClient, m.Config.ListenPeer = ports[0], strings.TrimPrefix(ports[1], "127.0.0.1")
+	m.Start()
+	client := connect(t, ports[0])
+	eventually(t, time.Minute, "an answer where it listens", func() (string, bool) {
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		list, err := client.MemberList(ctx)
+		return errorText(err), err == nil && len(list.Members[0].ClientURLs) == 1 && list.Members[0].ClientURLs[0] == "http://"+m.Config.ClientURL
+	})
+	peer, err := net.Dial("tcp", ports[1])
+	require.NoError(t, err)
+	require.NoError(t, peer.Close())
+	_, err = net.Dial("tcp", m.Config.ClientURL)
+	require.ErrorIs(t, err, syscall.ECONNREFUSED)
 }
 
 func TestKilledChildIsStartedAgainWithItsData(t *testing.T) {

@@ -121,9 +121,11 @@ type Listeners struct {
 	RW string `yaml:"rw" default:"127.0.0.1:6446" form:"hostport"`
 	// Read-only proxy: spread over the healthy replicas. Empty: none.
 	RO string `yaml:"ro" default:"127.0.0.1:6447" form:"hostport"`
-	// Embedded etcd, for the members' clients.
+	// Embedded etcd, for the members' clients, who come to the member's host
+	// at ports.etcd_client.
 	EtcdClient string `yaml:"etcd_client" default:"127.0.0.1:8462" need:"true" form:"hostport"`
-	// Embedded etcd, between its members.
+	// Embedded etcd, between its members, who come to the member's host at
+	// ports.etcd_peer.
 	EtcdPeer string `yaml:"etcd_peer" default:"127.0.0.1:8463" need:"true" form:"hostport"`
 }
 
@@ -146,8 +148,9 @@ type MySQL struct {
 	ReplicationUser string `yaml:"replication_user" default:"interrex_repl" need:"true"`
 	// File that holds its password, readable by the agent's user alone.
 	ReplicationPasswordFile string `yaml:"replication_password_file" need:"true" form:"secret"`
-	// Encryption of connections to instances: the agent's, the other
-	// members' probes and replication.
+	// Encryption of connections to instances: the agent's and the other
+	// members' probes. Replication and cloning are encrypted in every mode but
+	// disabled, and take any certificate.
 	TLS MySQLTLS `yaml:"tls"`
 	// The server's pid file, where the agent sees it under another path than
 	// the server says. Through it the agent watches the process itself and
