@@ -27,7 +27,8 @@ const drillHelp = `
 Writes go through the members' read-write routes all the while, as an
 application's would, to a table of the drill's own in --database, which is
 dropped at the end: its account needs SELECT, INSERT, CREATE and DROP there. In
-a sandbox all of that is known.
+a sandbox all of that is known. A drill that was killed leaves its table
+(interrex_drill_…) to the next one, which drops it when it is an hour old.
 
 Every member concerned must say drills: enabled in its configuration, and the
 cluster must be healthy. A fault is undone by itself within 30 s, whatever
@@ -171,7 +172,7 @@ func (f drillFlags) workload() (workload.Config, error) {
 		User: f.user, Database: f.database, Writers: f.writers, Timeout: 5 * time.Second,
 		// Often enough to see a pause of milliseconds, and no load test.
 		Pause: 2 * time.Millisecond,
-		Table: "interrex_drill_" + strings.ToLower(rand.Text()[:10]),
+		Table: drill.TablePrefix + strings.ToLower(rand.Text()[:10]),
 	}
 	dir := f.client.dir
 	if dir == "" {

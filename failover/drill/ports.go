@@ -54,6 +54,14 @@ type Sight interface {
 	Drop(ctx context.Context) error
 }
 
+// TablePrefix begins the name of every drill's table. A drill that was killed
+// leaves its table behind: the next one that begins leftAfter later drops it.
+// One that runs writes to it all the time.
+const (
+	TablePrefix = "interrex_drill_"
+	leftAfter   = time.Hour
+)
+
 // NewProber probes with a workload; its Address is left open.
 func NewProber(c workload.Config) Prober { return prober{c} }
 
@@ -62,6 +70,9 @@ type prober struct{ cfg workload.Config }
 func (p prober) Start(ctx context.Context, routes []string) (Load, error) {
 	c := p.cfg
 	c.Address = strings.Join(routes, ",")
+	if err := workload.DropLeftovers(ctx, c, TablePrefix, leftAfter); err != nil {
+		return nil, err
+	}
 	// Who starts it stops it, and with it ends its writers: a drill that is
 	// interrupted still wants to know what they saw.
 	w, err := workload.Start(context.WithoutCancel(ctx), c)

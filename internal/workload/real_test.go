@@ -113,6 +113,38 @@ func TestWhatClientsSawAgainstARealServer(t *testing.T) {
 	require.ErrorContains(t, err, "doesn't exist")
 }
 
+func TestLeftoversAreDropped(t *testing.T) {
+	server, db := start(t)
+	c := workload.Config{Address: server.Addr, User: "tester", Password: "tester", Database: "app", Table: "drill_runs", Writers: 1}
+	w, err := workload.Start(t.Context(), c)
+	require.NoError(t, err)
+	eventually(t, "writes flow", func() bool { return w.Acknowledged() > 5 })
+	for _, table := range []string{"drill_left", "drillxleft", "drill_empty"} {
+		exec(t, db, "CREATE TABLE "+table+" LIKE drill_runs")
+	}
+	exec(t, db, "INSERT INTO drill_left (writer, number, at) VALUES (0, 0, NOW(6) - INTERVAL 1 HOUR)")
+	there := func() (names []string) {
+		rows, err := db.Query("SHOW TABLES")
+		require.NoError(t, err)
+		defer func() { _ = rows.Close() }()
+		for rows.Next() {
+			var name string
+			require.NoError(t, rows.Scan(&name))
+			names = append(names, name)
+		}
+		require.NoError(t, rows.Err())
+		return names
+	}
+	require.NoError(t, workload.DropLeftovers(t.Context(), c, "drill_", time.Hour))
+	require.Len(t, there(), 4, "none of them is an hour old")
+	time.Sleep(1500 * time.Millisecond) // the age of a table is known to the second
+	require.NoError(t, workload.DropLeftovers(t.Context(), c, "drill_", time.Second))
+	require.Equal(t, []string{"drill_runs", "drillxleft"}, there())
+	before := w.Acknowledged()
+	eventually(t, "writes go on", func() bool { return w.Acknowledged() > before })
+	require.Zero(t, w.Stop().Refused())
+}
+
 func TestWorkloadThatCannotBeginSaysWhy(t *testing.T) {
 	listener, err := net.Listen("tcp", "127.0.0.1:0")
 	require.NoError(t, err)
