@@ -1,5 +1,5 @@
-// Package docs_test checks the manual: links lead somewhere, and the commands
-// it prints exist.
+// Package docs_test checks the manual: links lead somewhere, the commands it
+// prints exist, and each dependency has its reason.
 package docs_test
 
 import (
@@ -172,5 +172,26 @@ func TestCommands(t *testing.T) {
 				t.Errorf("%s: %s: no flag %s", page, text, f)
 			}
 		}
+	}
+}
+
+// TestDependenciesHaveReasons: the page of decision 1 names every module that
+// go.mod requires directly, and no other.
+func TestDependenciesHaveReasons(t *testing.T) {
+	mod, err := os.ReadFile("../go.mod")
+	require.NoError(t, err)
+	page, err := os.ReadFile("decisions/0001-dependencies.md")
+	require.NoError(t, err)
+	text := strings.ReplaceAll(string(page), "go.etcd.io/etcd/client/v3, api/v3", "go.etcd.io/etcd/client/v3, go.etcd.io/etcd/api/v3")
+	for l := range strings.Lines(string(mod)) {
+		fields := strings.Fields(l)
+		if !strings.HasPrefix(l, "\t") || len(fields) != 2 {
+			continue // not a requirement, or an indirect one
+		}
+		name := strings.TrimPrefix(fields[0], "github.com/")
+		require.Contains(t, text, name, "without a reason")
+	}
+	for _, row := range regexp.MustCompile(`(?m)^\| ((?:[a-z]+\.)+[a-z]+/\S+) \|`).FindAllStringSubmatch(text, -1) {
+		require.Contains(t, string(mod), row[1]+" v", "no dependency any more")
 	}
 }
