@@ -69,11 +69,15 @@ func TestLostFolderComesBack(t *testing.T) {
 	require.NoError(t, err)
 	former, _ := members(t.Context(), client)
 	id := former["e1"]
-	for range 2 { // the second time it is not the founder any more
-		loseFolder(t, lost)
-		lost.Start()
-		id = votesAgain(t, client, lost, id)
-	}
+	loseFolder(t, lost)
+	lost.Start()
+	id = votesAgain(t, client, lost, id)
+
+	// Now it is not the founder any more, and its agent lives.
+	pid := lost.PID()
+	require.NoError(t, os.RemoveAll(lost.Config.DataDir))
+	require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+	votesAgain(t, client, lost, id)
 
 	// Its vote counts: with another one away it is half of the quorum.
 	others[1].Stop()

@@ -69,6 +69,9 @@ func Supervise(ctx context.Context, cfg Config, log *zap.Logger) error {
 
 // runChild runs the child once and returns why it ended.
 func runChild(ctx context.Context, cfg Config, log *zap.Logger) error {
+	if err := cfg.write(); err != nil { // anew: the folder may be another one by now
+		return fmt.Errorf("prepare embedded etcd: %w", err)
+	}
 	// Only 0 to 2 are inherited: everything Go opens is close-on-exec.
 	cmd := exec.Command(cfg.Exe, "etcd", "--config", cfg.file())
 	cmd.SysProcAttr = &syscall.SysProcAttr{Setpgid: true, Pdeathsig: syscall.SIGTERM}
