@@ -1,0 +1,139 @@
+package acceptance
+
+import (
+	"bytes"
+	"context"
+	"encoding/json"
+	"fmt"
+	"io"
+	"net/http"
+	"os"
+	"sync"
+	"syscall"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"interrex/failover/api"
+)
+
+// TestLeaderDiesAfterEachStep: the leader is killed as soon as its log says
+// that a step is done. Whatever the step, another leader completes or undoes
+// the operation, and nothing that was acknowledged is missing.
+func TestLeaderDiesAfterEachStep(t *testing.T) {
+	c := borrow(t)
+	for _, operation := range []struct {
+		kind  string
+		steps []string
+	}{
+		{"failover", []string{"claim", "revoke", "choose", "catch_up", "promote", "route", "verify"}},
+		{"switchover", []string{"claim", "prepare", "revoke", "choose", "catch_up", "promote", "route", "verify"}},
+	} {
+		for _, step := range operation.steps {
+			t.Run(operation.kind+" "+step, func(t *testing.T) { c.leaderDies(t, operation.kind, step) })
+		}
+	}
+}
+
+func (c *cluster) leaderDies(t *testing.T, kind, step string) {
+	before := c.led(t)
+	old, leader := string(before.Primary.Node), string(before.Leader)
+	witness := c.names(old, leader)[0]
+	w := c.load(t, witness)
+	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 300, "too few rows" })
+
+	asking, stop := context.WithCancel(t.Context())
+	defer stop()
+	died := c.killAfter(t, leader, kind, step)
+	if kind == "failover" {
+		c.order(t, "kill", old)
+	} else {
+		var order sync.WaitGroup
+		defer order.Wait()
+		order.Go(func() {
+			for asking.Err() == nil { // a candidate that lags for the moment is refused
+				status, _, err := c.call("POST", witness, "/api/v1/switchover", c.info.OperatorToken, "{}")
+				if err != nil || status != http.StatusConflict {
+					return // or who asked is left without an answer
+				}
+				rest(100 * time.Millisecond)
+			}
+		})
+	}
+	killed := <-died
+	stop()
+	require.False(t, killed.IsZero(), "%s never logged that step %s of a %s is done", leader, step, kind)
+	acked := w.Acknowledged()
+	await(t, patience, "writes after the leader died", func() (bool, string) {
+		return w.Acknowledged() > acked+100, fmt.Sprintf("%d rows", w.Acknowledged()-acked)
+	})
+	writing := time.Since(killed)
+	var ended time.Duration
+	await(t, patience, "the end of the operation", func() (bool, string) {
+		v, err := c.view(witness)
+		ended = time.Since(killed)
+		return err == nil && v.Operation == nil && v.Epoch > before.Epoch && v.Primary != nil && v.Primary.Phase == "open", fmt.Sprint(words(v), err)
+	})
+	if kind == "failover" {
+		c.order(t, "start", old)
+	}
+	c.healthy(t)
+	c.following(t)
+	r := w.Stop()
+	c.verify(t, r)
+	c.lostNothing(t)
+	t.Logf("%s led, %s was the primary; 100 writes %.1f s and the operation's end %.1f s after the leader's death; epoch %s",
+		leader, old, writing.Seconds(), ended.Seconds(), c.story(t, before.Epoch))
+}
+
+// killAfter ends an agent with SIGKILL when it logs that a step is done, and
+// sends when that was; the zero time if it never was.
+func (c *cluster) killAfter(t *testing.T, node, kind, step string) <-chan time.Time {
+	t.Helper()
+	pid := pidIn(t, c.node(node).Agent.PIDFile)
+	log, err := os.Open(c.node(node).Agent.LogFile)
+	require.NoError(t, err)
+	_, err = log.Seek(0, io.SeekEnd)
+	require.NoError(t, err)
+	died := make(chan time.Time, 1)
+	var watching sync.WaitGroup
+	t.Cleanup(watching.Wait)
+	watching.Go(func() {
+		defer log.Close()
+		defer close(died)
+		var text []byte
+		for end := time.Now().Add(patience); time.Now().Before(end); rest(time.Millisecond) {
+			more, err := io.ReadAll(log)
+			if err != nil {
+				return
+			}
+			text = append(text, more...)
+			for {
+				line, left, whole := bytes.Cut(text, []byte("\n"))
+				if !whole {
+					break
+				}
+				text = left
+				var entry struct{ Message, Kind, Step string }
+				if json.Unmarshal(line, &entry) == nil && entry.Message == "step done" && entry.Kind == kind && entry.Step == step {
+					_ = syscall.Kill(pid, syscall.SIGKILL)
+					died <- time.Now()
+					return
+				}
+			}
+		}
+	})
+	return died
+}
+
+// led waits until a member leads that is not on the primary's node, where
+// leadership stays for a moment after an operation.
+func (c *cluster) led(t *testing.T) (v api.Cluster) {
+	t.Helper()
+	await(t, patience, "a leader off the primary's node", func() (bool, string) {
+		v = c.healthy(t)
+		return v.Leader != "" && v.Leader != v.Primary.Node, words(v)
+	})
+	return v
+}
