@@ -138,11 +138,9 @@ func (k *Keeper) rearm(ctx context.Context, state election.State) {
 	actx, cancel := context.WithTimeout(cctx, 2*time.Second)
 	defer cancel()
 	// A command that ran until now may have changed what was seen.
-	snap, st := k.reg.Snapshot(), dbrepl.Status{}
-	if st, err = k.inst.Probe(actx); err != nil {
-		return
-	}
-	if decideTending(k.cfg.Member.Name, snap.State, st, true, k.promises.epoch()) != tendArm {
+	snap := k.reg.Snapshot()
+	st, err := k.inst.Probe(actx)
+	if err != nil || decideTending(k.cfg.Member.Name, snap.State, st, true, k.promises.epoch()) != tendArm {
 		return
 	}
 	k.log.Error("commits were answered without acknowledgement: somebody changed semi-sync on the primary; arming it again",
