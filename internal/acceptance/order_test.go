@@ -92,6 +92,26 @@ func (c *cluster) undone(t *testing.T, home, away string) {
 		took.Seconds(), before.Epoch, after.Epoch, r.LongestOutage(began, began.Add(10*time.Second)).Length().Milliseconds(), r.Errors, refused.Detail)
 }
 
+// TestDisarmedPrimaryIsArmedAgain: somebody switches semi-sync off on the
+// primary, and its own agent switches it on again.
+func TestDisarmedPrimaryIsArmedAgain(t *testing.T) {
+	c := borrow(t)
+	v := c.healthy(t)
+	primary := string(v.Primary.Node)
+	for _, statement := range []string{
+		"SET GLOBAL rpl_semi_sync_source_enabled = OFF",
+		"SET GLOBAL rpl_semi_sync_source_timeout = 1000",
+	} {
+		c.exec(t, primary, statement)
+		took := await(t, patience, "the primary to be armed", func() (bool, string) {
+			armed, err := c.ask(t.Context(), primary, "SELECT @@global.rpl_semi_sync_source_enabled AND @@global.rpl_semi_sync_source_timeout = 4294967295")
+			return armed == "1", fmt.Sprint(armed, err)
+		})
+		t.Logf("%s: undone after %d ms", statement, took.Milliseconds())
+	}
+	require.Equal(t, v.Epoch, c.healthy(t).Epoch)
+}
+
 // TestBadRequests: what is not valid, not allowed or not possible is refused
 // with its reason, and changes nothing.
 func TestBadRequests(t *testing.T) {
