@@ -118,8 +118,10 @@ byte t, x, y;           /* scratch, 0 between actions */
 #endif
 #ifdef MUT_NO_BASE
 #define WHOLE(i) 1
+#define UNION0 0
 #else
 #define WHOLE(i) (LACKS(rcv[i], base) == 0)
+#define UNION0 base
 #endif
 #define PROOF(i) (HAS(REG, i) && CERT(i) && WHOLE(i))
 
@@ -277,7 +279,7 @@ inline openwrites(i) {  /* the marker was acknowledged */
 	NEXT; \
 	/* I5: no epoch is issued twice. */ \
 	FRESH; \
-	hi = E; le = E; lk = kind; lst = 1; lto = NONE; seen = 0; cnt = 0; un = base; oc = 0; CLEARF
+	hi = E; le = E; lk = kind; lst = 1; lto = NONE; seen = 0; cnt = 0; un = UNION0; oc = 0; CLEARF
 
 #ifdef TWO
 #define KEEP l1seen = seen; l1cnt = cnt; l1un = un; l1oc = oc; l1from = ((lst == 1 && lk == FAILOVER) -> PRIM : NONE)
@@ -333,7 +335,8 @@ inline stopafter(i) { PROMISE(i, le); src[i] = NONE; ack[i] = 0; frz = frz | B(i
 
 inline closeold(p) {    /* of a failover, and the draining of a switchover */
 	PROMISE(p, le);
-	open[p] = 0; mep[p] = 0; src[p] = NONE; ack[p] = 0;
+	if :: wait[p] == 0 -> open[p] = 0; mep[p] = 0 :: else fi; /* else: of a mutant only */
+	src[p] = NONE; ack[p] = 0;
 	seen = seen | B(p);
 	if :: LACKS(exe[p], base) == 0 -> oc = 1; un = un | exe[p] :: else fi;
 	if :: lk == SWITCHOVER -> lst = 2 :: else fi;
@@ -467,7 +470,7 @@ inline rebuild(i) {
 
 #define OBEY(i, e) \
 	:: d_step { ford[e] && tgt[e] != i && MAY(i,e) && CHANGES(i,e) && wait[i] == 0 && SOURCE_HAS(i,e) -> follow(i, e) } \
-	:: d_step { ahx[e] == i && MAY(i,e) && wait[i] == 0 && LACKS(exe[3 - i - tgt[e]], rcv[i]) == 0 -> goahead(i, e) }
+	:: d_step { ahx[e] == i && tgt[e] != i && tgt[e] + i <= 3 && MAY(i,e) && wait[i] == 0 && LACKS(exe[3 - i - tgt[e]], rcv[i]) == 0 -> goahead(i, e) }
 #define OBEYALL(e) OBEY(0,e) OBEY(1,e) OBEY(2,e) \
 	:: d_step { ordk[e] != 0 && MAY(tgt[e],e) -> promote(e) }
 
@@ -538,11 +541,16 @@ end:	do
 	:: d_step { CANCLAIM && QUIET && i != PRIM && REPLICATES(i) && src[3 - PRIM - i] == PRIM -> claimswitch(i, 1) }
 	EACH(SWITCH)
 #endif
-#ifdef MUT_NO_CAS
+#ifdef TWO
 #define OLDER(i) \
 	:: d_step { l1 != 0 && l1from != NONE && i != l1from && HAS(l1seen,i) && ENOUGH(l1cnt, l1oc) && LACKS(rcv[i], l1un) == 0 && (l1seen & ~B(i)) != 0 -> \
 		seen = l1seen; cnt = l1cnt; un = l1un; oc = l1oc; lk = FAILOVER; le = l1; E = l1; l1 = 0; record(i) }
 	EACH(OLDER)
+#endif
+#ifdef MUT_SURVEY_FIRST
+#define STOPPED(i) \
+	:: d_step { lst == 1 && lk == FAILOVER && HAS(seen,i) && !HAS(frz,i) && i != PRIM && MAY(i,le) -> stopafter(i) }
+	EACH(STOPPED)
 #endif
 #ifdef REGISTER
 #include "register.inc"
