@@ -152,6 +152,7 @@ func TestAnswersMatchDescription(t *testing.T) {
 		{"switchover failed", "/api/v1/switchover", post("switchover", `{}`), 500, refused(errors.New("disk"), undone)},
 		{"switchover busy", "/api/v1/switchover", post("switchover", `{}`), 409, refused(failover.ErrBusy, failover.Report{})},
 		{"no candidate", "/api/v1/switchover", post("switchover", `{}`), 409, refused(failover.ErrNoCandidate, failover.Report{})},
+		{"primary failed meanwhile", "/api/v1/switchover", post("switchover", `{}`), 409, refused(failover.ErrPrimaryFailed, undone)},
 		{"switchover too slow", "/api/v1/switchover", post("switchover", `{}`), 504, refused(context.DeadlineExceeded, failover.Report{})},
 		{"leadership lost under way", "/api/v1/switchover", post("switchover", `{}`), 503, refused(failover.ErrNotLeader, undone)},
 		{"leader out of reach", "/api/v1/switchover", post("switchover", `{}`), 502, refused(failover.ErrNotLeader, failover.Report{})},

@@ -235,7 +235,7 @@ func operationProblem(err error) Problem {
 		return problem(problemUndone, err.Error())
 	case errors.Is(err, failover.ErrNoCandidate), errors.Is(err, failover.ErrNoProof), errors.Is(err, failover.ErrErrant),
 		errors.Is(err, failover.ErrCloseTimedOut), errors.Is(err, failover.ErrStaleEpoch), errors.Is(err, failover.ErrNoInstance),
-		errors.Is(err, failover.ErrNotRecorded):
+		errors.Is(err, failover.ErrNotRecorded), errors.Is(err, failover.ErrPrimaryFailed):
 		return problem(problemRefused, err.Error())
 	case errors.Is(err, election.ErrOutcomeUnknown):
 		return problem(problemOutcomeUnknown, err.Error())

@@ -40,6 +40,7 @@ func codedErrors() []codedError {
 		{"no_proof", failover.ErrNoProof},
 		{"no_candidate", failover.ErrNoCandidate},
 		{"undone", failover.ErrUndone},
+		{"primary_failed", failover.ErrPrimaryFailed},
 		{"election.conflict", election.ErrConflict},
 		{"election.not_leader", election.ErrNotLeader},
 		{"election.outcome_unknown", election.ErrOutcomeUnknown},
