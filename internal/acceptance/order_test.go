@@ -92,19 +92,21 @@ func (c *cluster) undone(t *testing.T, home, away string) {
 		took.Seconds(), before.Epoch, after.Epoch, r.LongestOutage(began, began.Add(10*time.Second)).Length().Milliseconds(), r.Errors, refused.Detail)
 }
 
-// TestDisarmedPrimaryIsArmedAgain: somebody switches semi-sync off on the
-// primary, and its own agent switches it on again.
+// TestDisarmedPrimaryIsArmedAgain: somebody makes the primary answer commits
+// that nobody acknowledged, and its own agent puts that right. (To switch the
+// whole role off keeps a server from answering for half a second and more,
+// which is as good as a frozen one: see TestFrozenPrimary.)
 func TestDisarmedPrimaryIsArmedAgain(t *testing.T) {
 	c := borrow(t)
 	v := c.healthy(t)
 	primary := string(v.Primary.Node)
 	for _, statement := range []string{
-		"SET GLOBAL rpl_semi_sync_source_enabled = OFF",
 		"SET GLOBAL rpl_semi_sync_source_timeout = 1000",
+		"SET GLOBAL rpl_semi_sync_source_wait_no_replica = OFF",
 	} {
 		c.exec(t, primary, statement)
 		took := await(t, patience, "the primary to be armed", func() (bool, string) {
-			armed, err := c.ask(t.Context(), primary, "SELECT @@global.rpl_semi_sync_source_enabled AND @@global.rpl_semi_sync_source_timeout = 4294967295")
+			armed, err := c.ask(t.Context(), primary, "SELECT @@global.rpl_semi_sync_source_wait_no_replica AND @@global.rpl_semi_sync_source_timeout = 4294967295")
 			return armed == "1", fmt.Sprint(armed, err)
 		})
 		t.Logf("%s: undone after %d ms", statement, took.Milliseconds())
