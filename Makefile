@@ -70,6 +70,10 @@ bench: fetch ## Run the benchmarks, then kill primaries and measure (KILLS=, OUT
 	$(GO) test -tags $(TAGS) -buildvcs=false -run '^$$' -bench . -benchmem -timeout 60m -p 1 $(ARGS) $(PKG)
 	$(GO) run -tags $(TAGS) -buildvcs=false ./cmd/bench -interrex $(BIN)/interrex -revision '$(VERSION)' -kills $(KILLS) $(if $(OUT),-o '$(OUT)')
 
+.PHONY: model
+model: ## Check the model of the failover protocol with SPIN, and that its mutants are caught
+	nice -n 15 ./docs/model/run.sh
+
 .PHONY: lint
 lint: $(LINT) ## Check format, vet, and the house rules
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \

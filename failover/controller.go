@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -219,7 +220,8 @@ func (c *Controller) backOff() {
 func (c *Controller) plan(v View, kind election.Kind, cause string, to topology.NodeName) Plan {
 	p := Plan{
 		Kind: kind, To: to, Cause: cause, Old: v.State.Primary, Register: v.State.Register,
-		Members: v.Members, Evidence: v.Primary, Gates: decideGates(v, c.cfg.Policy, to), Acks: c.cfg.Policy.Acks,
+		Members: v.Members, Evidence: v.Primary, Acks: c.cfg.Policy.Acks,
+		Gates: slices.DeleteFunc(decideGates(v, c.cfg.Policy, to), func(g Gate) bool { return g.Operation != kind }),
 		// If the record has changed since v, claiming fails: acting on a
 		// register that is not the recorded one would prove nothing (I1).
 		Base: v.base,

@@ -152,12 +152,21 @@ func decideGates(v View, p Policy, to topology.NodeName) []Gate {
 	}
 	for _, op := range []election.Kind{election.Failover, election.Switchover} {
 		add(op, gateEtcd, v.EtcdReachable, "etcd answers", "no promotion possible: etcd has no quorum or cannot be reached from "+string(v.Self))
-		add(op, gateLeader, v.Leadership.Holder != "", "the leader is "+string(v.Leadership.Holder), "no member leads")
+		add(op, gateLeader, v.EtcdReachable && v.Leadership.Holder != "", "the leader is "+string(v.Leadership.Holder), leaderless(v))
 		add(op, gateIdle, s.Operation == nil, "no operation is in flight", inFlight(s))
 	}
 	decideFailoverGates(v, p, add)
 	decideSwitchoverGates(v, p, to, add)
 	return gates
+}
+
+// leaderless says why nobody is known to lead: without etcd's quorum the holder
+// last seen cannot act as leader.
+func leaderless(v View) string {
+	if !v.EtcdReachable && v.Leadership.Holder != "" {
+		return fmt.Sprintf("nobody leads for certain without etcd's quorum; %s did last", v.Leadership.Holder)
+	}
+	return "no member leads"
 }
 
 type addGate func(op election.Kind, name string, open bool, yes, no string)
@@ -219,7 +228,13 @@ func decideSwitchoverGates(v View, p Policy, to topology.NodeName, add addGate) 
 	if err != nil {
 		return
 	}
+	// That the candidate replicates from the recorded primary is more than a
+	// matter of speed: behind one that does not, the others would acknowledge
+	// another history while they go ahead (I1).
 	why = behind(v.Nodes[c.Node], p.MaxLag)
+	if why == "" && !streams(v.Nodes[c.Node], *s.Primary) {
+		why = fmt.Sprintf("it does not replicate from %s", s.Primary.Node)
+	}
 	add(election.Switchover, gateCaughtUp, why == "", string(c.Node)+" has caught up", fmt.Sprintf("%s: %s", c.Node, why))
 }
 

@@ -167,7 +167,7 @@ func TestDecideGates(t *testing.T) {
 	}{
 		{name: "quiet: nothing failed", op: election.Failover, closed: []string{gateFailed}, reason: "it answers"},
 		{name: "failed", op: election.Failover, change: []func(*View){failed, gone("n1")}},
-		{name: "etcd gone", op: election.Failover, change: []func(*View){failed, func(v *View) { v.EtcdReachable = false }}, closed: []string{gateEtcd}, reason: "no promotion possible: etcd has no quorum"},
+		{name: "etcd gone", op: election.Failover, change: []func(*View){failed, func(v *View) { v.EtcdReachable = false }}, closed: []string{gateEtcd, gateLeader}, reason: "no promotion possible: etcd has no quorum"},
 		{name: "paused", op: election.Failover, change: []func(*View){failed, pausedByOperator}, closed: []string{gateNotPaused}, reason: "paused by kim since 1970"},
 		{name: "in flight", op: election.Failover, change: []func(*View){failed, inOperation(election.Switchover, stepPromote)}, closed: []string{gateIdle}, reason: "switchover of epoch 6 is at step promote on a2"},
 		{name: "an acker is down", op: election.Failover, change: []func(*View){failed, gone("n3")}, closed: []string{gateRevocable, gateCandidate}},
@@ -193,6 +193,11 @@ func TestDecideGates(t *testing.T) {
 			name: "switchover to one that lags", op: election.Switchover, to: "n2",
 			change: []func(*View){with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.Lag, i.Source.Unapplied = 3*time.Second, 40 })},
 			closed: []string{gateCaughtUp}, reason: "n2: it is 3s behind (40 transactions to apply), more than the limit of 1s",
+		},
+		{
+			name: "switchover to one that replicates from somebody else", op: election.Switchover, to: "n2",
+			change: []func(*View){with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ServerUUID = uuidOf("3") })},
+			closed: []string{gateCaughtUp}, reason: "n2: it does not replicate from n1",
 		},
 		{
 			name: "switchover to one that is not connected", op: election.Switchover, to: "n2",

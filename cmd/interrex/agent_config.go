@@ -3,7 +3,9 @@ package main
 import (
 	"crypto/tls"
 	"crypto/x509"
+	"errors"
 	"fmt"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -162,7 +164,8 @@ func embeddedConfig(cfg config.Config) (embedded.Config, error) {
 	c.Exe, c.Cluster, c.Name = exe, cfg.Cluster.Name, cfg.Node.Name
 	c.DataDir = etcdDataDir(cfg)
 	c.LogFile = filepath.Join(cfg.Node.DataDir, "etcd.log")
-	c.ClientURL = cfg.Listeners.EtcdClient
+	c.ClientURL = cfg.OwnMember().EtcdClientAddress()
+	c.ListenClient, c.ListenPeer = cfg.Listeners.EtcdClient, cfg.Listeners.EtcdPeer
 	c.Peers = map[string]string{}
 	for _, m := range cfg.Voters() {
 		c.Peers[m.Name] = m.EtcdPeerAddress()
@@ -213,18 +216,51 @@ func mysqlTLS(t config.MySQLTLS) *tls.Config {
 	case config.TLSRequired:
 		c.InsecureSkipVerify = true // encryption without identity is what the mode says
 	case config.TLSVerifyCA:
-		roots := c.RootCAs
-		c.InsecureSkipVerify = true // the name is not checked; the chain is, below
-		c.VerifyConnection = func(state tls.ConnectionState) error {
-			o := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool()}
-			for _, cert := range state.PeerCertificates[1:] {
-				o.Intermediates.AddCert(cert)
-			}
-			_, err := state.PeerCertificates[0].Verify(o)
-			return err
-		}
+		verifyChain(c, func(*x509.Certificate) error { return nil }) // whatever its name
 	}
 	return c
+}
+
+// routeTLS is mysqlTLS for what is reached by way of a route: the address
+// dialled is the route's own, and the certificate must name one of the servers
+// that it may lead to.
+func routeTLS(t config.MySQLTLS, members []topology.Member) *tls.Config {
+	c := mysqlTLS(t)
+	if t.Mode != config.TLSVerifyIdentity {
+		return c
+	}
+	verifyChain(c, func(cert *x509.Certificate) error {
+		var refused []error
+		for _, m := range members {
+			host, _, err := net.SplitHostPort(m.MySQL)
+			if err == nil {
+				err = cert.VerifyHostname(host)
+			}
+			if err == nil {
+				return nil
+			}
+			refused = append(refused, err)
+		}
+		return fmt.Errorf("certificate names no member's server: %w", errors.Join(refused...))
+	})
+	return c
+}
+
+// verifyChain checks the certificate's chain against the configured roots, and
+// its name by the caller's rule in place of the address dialled.
+func verifyChain(c *tls.Config, named func(*x509.Certificate) error) {
+	roots := c.RootCAs
+	c.InsecureSkipVerify = true // in favour of the check below
+	c.VerifyConnection = func(state tls.ConnectionState) error {
+		o := x509.VerifyOptions{Roots: roots, Intermediates: x509.NewCertPool()}
+		for _, cert := range state.PeerCertificates[1:] {
+			o.Intermediates.AddCert(cert)
+		}
+		if _, err := state.PeerCertificates[0].Verify(o); err != nil {
+			return err
+		}
+		return named(state.PeerCertificates[0])
+	}
 }
 
 func detectorConfig(cfg config.Config, s secrets) detector.Config {
