@@ -2,6 +2,7 @@ package dbrepl_test
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 	"math/rand/v2"
@@ -94,16 +95,19 @@ func classify(t *testing.T, c *cluster) {
 
 	// Saturated: the administrative listener still answers. The connections
 	// that use the server up are held: idle ones of a pool may be gone.
+	var held *sql.Conn
 	for range 3 { // one more than the limit is let in
-		held, err := c.a.root.Conn(limited(t, patience))
+		held, err = c.a.root.Conn(limited(t, patience))
 		require.NoError(t, err)
 		defer held.Close()
 	}
-	c.a.exec(t, "SET GLOBAL max_connections = 1")
+	_, err = held.ExecContext(limited(t, patience), "SET GLOBAL max_connections = 1")
+	require.NoError(t, err)
 	is(quick(nil), dbrepl.TooManyConnections)
 	admin := quick(func(cfg *dbrepl.Config) { cfg.AdminAddress = c.a.server.AdminAddr })
 	require.NoError(t, admin.Ping(limited(t, patience)))
-	c.a.exec(t, "SET GLOBAL max_connections = 100")
+	_, err = held.ExecContext(limited(t, patience), "SET GLOBAL max_connections = 100")
+	require.NoError(t, err)
 
 	// Frozen: warm connections time out in the query, new ones before.
 	require.NoError(t, c.a.server.Freeze())
