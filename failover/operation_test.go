@@ -201,7 +201,7 @@ func TestSwitchover(t *testing.T) {
 		require.NoError(t, err)
 		require.Equal(t, Completed, r.Outcome)
 		require.Equal(t, []string{stepClaim, stepPrepare, stepRevoke, stepChoose, stepCatchUp, stepPromote, stepRoute, stepVerify}, stepNames(r))
-		require.Equal(t, "n3 is level, already replicating from it: [n2]", r.Steps[1].Detail)
+		require.Equal(t, "n3 is as level as it gets, already replicating from it: [n2]", r.Steps[1].Detail)
 		require.EqualValues(t, 0, *r.RPO.LostCommits)
 		require.EqualValues(t, 0, *r.RPO.InDoubt)
 		c.check()

@@ -3,6 +3,7 @@ package failover
 import (
 	"context"
 	"fmt"
+	"math"
 	"slices"
 	"sync"
 	"time"
@@ -83,9 +84,9 @@ func (o *operation) prepare(ctx context.Context, c claimed) error {
 		done("", err)
 		return err
 	}
-	detail := fmt.Sprintf("%s is level, already replicating from it: %v", o.plan.To, moved)
+	detail := fmt.Sprintf("%s is as level as it gets, already replicating from it: %v", o.plan.To, moved)
 	if err != nil {
-		detail = "going on without: " + err.Error()
+		detail = "going on all the same: " + err.Error()
 	}
 	done(detail, nil)
 	return nil
@@ -138,12 +139,15 @@ func (o *operation) goAhead(ctx context.Context, c claimed) ([]topology.NodeName
 
 // awaitLevel waits until the candidate has hardly anything left to apply and
 // those that went ahead are connected to it, or until the primary has failed.
+// Where the candidate is never level, it waits in the second half of its time
+// for as good a moment as there was in the first.
 func (o *operation) awaitLevel(ctx context.Context, moved []topology.NodeName) error {
 	lctx, cancel := context.WithTimeout(ctx, levelLimit)
 	defer cancel()
 	tick := time.NewTicker(prepareEvery)
 	defer tick.Stop()
 	waiting := slices.Clone(moved)
+	half, lowest := time.Now().Add(levelLimit/2), uint64(math.MaxUint64)
 	for {
 		candidate, err := o.instanceOf(lctx, o.plan.To)
 		if err != nil {
@@ -155,7 +159,13 @@ func (o *operation) awaitLevel(ctx context.Context, moved []topology.NodeName) e
 				n.Instance.Source.ServerUUID == candidate.Instance.ServerUUID
 		})
 		unapplied := candidate.Instance.Received.Minus(candidate.Instance.Executed).Count()
-		if (unapplied <= levelWithin && len(waiting) == 0) || o.judge(o.plan.From).Verdict == topology.Failed {
+		enough := uint64(levelWithin)
+		if time.Now().Before(half) {
+			lowest = min(lowest, unapplied)
+		} else {
+			enough = max(enough, lowest)
+		}
+		if (unapplied <= enough && len(waiting) == 0) || o.judge(o.plan.From).Verdict == topology.Failed {
 			return nil
 		}
 		select {
