@@ -129,6 +129,9 @@ func freezeAndCatchUp(t *testing.T, c *cluster) {
 	c.b.exec(t, "STOP REPLICA SQL_THREAD")
 	c.c.exec(t, "STOP REPLICA SQL_THREAD")
 	c.write(t, c.a, 20)
+	all := c.a.status(t).Executed
+	// One of them has acknowledged each; the one that is to catch up has it all.
+	c.b.until(t, "has received all", func(s dbrepl.Status) bool { return s.Received.Contains(all) })
 	var union gtid.Set
 	for _, n := range []*node{c.b, c.c} {
 		for range 2 { // the second one finds it done
