@@ -132,7 +132,7 @@ func (c *Controller) turn(ctx context.Context, tidy bool) {
 		c.takeOverDeadLeader(ctx, v)
 		return
 	}
-	kind, _, run := decideOperation(v, c.cfg.Policy)
+	kind, cause, run := decideOperation(v, c.cfg.Policy)
 	if !run {
 		if tidy && v.State.Primary != nil && v.State.Operation == nil {
 			c.beginTidying(ctx, v)
@@ -147,9 +147,11 @@ func (c *Controller) turn(ctx context.Context, tidy bool) {
 	} else {
 		v = c.cfg.Watcher.View() // with what tidying changed
 	}
-	if kind, cause, run := decideOperation(v, c.cfg.Policy); run && !time.Now().Before(c.notUntil) {
+	kind, cause, run = decideOperation(v, c.cfg.Policy)
+	// Without etcd nothing is tried, and nothing said of it at every turn.
+	if run && v.EtcdReachable && !time.Now().Before(c.notUntil) {
 		if err := c.attempt(ctx, v, kind, cause); err != nil {
-			c.log.Error("operation ended without its goal", zap.String("kind", string(kind)), zap.Error(err))
+			c.log.Error("an operation is due and did not reach its goal", zap.String("kind", string(kind)), zap.Error(err))
 		}
 	}
 }

@@ -94,14 +94,13 @@ func (o *operation) prepare(ctx context.Context, c claimed) error {
 
 func (o *operation) goAhead(ctx context.Context, c claimed) ([]topology.NodeName, error) {
 	gctx, cancel := context.WithTimeout(ctx, aheadLimit)
+	defer cancel()
 	candidate, err := o.instanceOf(gctx, o.plan.To)
 	if err != nil {
-		cancel()
 		return nil, err
 	}
 	primary, err := o.instanceOf(gctx, o.plan.From)
 	if err != nil {
-		cancel()
 		return nil, err
 	}
 	to, _ := o.member(o.plan.To)
@@ -133,7 +132,6 @@ func (o *operation) goAhead(ctx context.Context, c claimed) ([]topology.NodeName
 		})
 	}
 	orders.Wait() // no longer than gctx
-	cancel()
 	return moved, nil
 }
 
