@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -16,6 +15,7 @@ import (
 
 	"interrex/dbrepl"
 	"interrex/internal/gtid"
+	"interrex/internal/porttest"
 	"interrex/internal/sandbox/mysqld/mysqldtest"
 )
 
@@ -90,7 +90,7 @@ func classify(t *testing.T, c *cluster) {
 	is(quick(func(cfg *dbrepl.Config) { cfg.Password = "wrong" }), dbrepl.AccessDenied)
 	is(quick(func(cfg *dbrepl.Config) { cfg.Socket = filepath.Join(t.TempDir(), "none.sock") }), dbrepl.Refused)
 	is(quick(func(cfg *dbrepl.Config) {
-		cfg.Address = net.JoinHostPort("127.0.0.1", fmt.Sprint(mysqldtest.FreePort(t)))
+		cfg.Address = porttest.Address(t)
 	}), dbrepl.Refused)
 
 	// Saturated: the administrative listener still answers. The connections

@@ -11,26 +11,9 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"interrex/internal/porttest"
 	"interrex/internal/topology"
 )
-
-// freeAddress finds a port of 127.0.0.1 that is free for UDP and TCP.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	for range 50 {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		require.NoError(t, err)
-		addr := l.Addr().String()
-		p, err := net.ListenPacket("udp", addr)
-		_ = l.Close()
-		if err == nil {
-			_ = p.Close()
-			return addr
-		}
-	}
-	require.Fail(t, "no free port")
-	return ""
-}
 
 // running runs a detector until the returned function is called.
 func running(t *testing.T, d *Detector) (stop func()) {
@@ -78,7 +61,7 @@ func realCluster(t *testing.T, n int, spoil func(int, *Config)) []*realNode {
 	t.Helper()
 	var members []topology.Member
 	for i := range n {
-		members = append(members, topology.Member{Name: name(i), Gossip: freeAddress(t)})
+		members = append(members, topology.Member{Name: name(i), Gossip: porttest.Address(t)})
 	}
 	var nodes []*realNode
 	for i := range n {
@@ -199,7 +182,7 @@ func TestWrongKeyAndWrongClusterAreRefused(t *testing.T) {
 func TestMemberReturns(t *testing.T) {
 	var members []topology.Member
 	for i := range 3 {
-		members = append(members, topology.Member{Name: name(i), Gossip: freeAddress(t)})
+		members = append(members, topology.Member{Name: name(i), Gossip: porttest.Address(t)})
 	}
 	var nodes []*realNode
 	for i := range 3 {
@@ -211,7 +194,7 @@ func TestMemberReturns(t *testing.T) {
 		j := nodes[0].JudgeMember("n3")
 		return j.Verdict == topology.Failed && j.Cause == MemberLeft, j.Explanation
 	})
-	members[2].Gossip = freeAddress(t)
+	members[2].Gossip = porttest.Address(t)
 	nodes[2] = realMember(t, members, 2, nil)
 	nodes[0].SetRegistered(members)
 	nodes[1].SetRegistered(members)

@@ -23,6 +23,8 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 	"golang.org/x/sys/unix"
+
+	"interrex/internal/porttest"
 )
 
 // childEnv makes the test binary a process to be watched:
@@ -262,7 +264,7 @@ func TestServerWatchIsRearmed(t *testing.T) {
 	defer runtime.UnlockOSThread()
 	var pid atomic.Int64
 	cfg := validConfig()
-	cfg.Bind = freeAddress(t)
+	cfg.Bind = porttest.Address(t)
 	d, err := New(cfg, Deps{Log: zap.NewNop(), Classify: classifyTest, FindProcess: func() (int, error) {
 		if p := pid.Load(); p > 0 {
 			return int(p), nil

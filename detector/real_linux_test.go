@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"interrex/internal/porttest"
 	"interrex/internal/topology"
 )
 
@@ -76,7 +77,7 @@ func TestRealServerKilledAndFrozen(t *testing.T) {
 	address.Store("127.0.0.1:1")
 	var members []topology.Member
 	for i := range 3 {
-		members = append(members, topology.Member{Name: name(i), Gossip: freeAddress(t)})
+		members = append(members, topology.Member{Name: name(i), Gossip: porttest.Address(t)})
 	}
 	var dets []*Detector
 	for i := range 3 {

@@ -132,7 +132,7 @@ func (c *Controller) turn(ctx context.Context, tidy bool) {
 		c.takeOverDeadLeader(ctx, v)
 		return
 	}
-	kind, cause, run := decideOperation(v, c.cfg.Policy)
+	due, _, run := decideOperation(v, c.cfg.Policy)
 	if !run {
 		if tidy && v.State.Primary != nil && v.State.Operation == nil {
 			c.beginTidying(ctx, v)
@@ -140,14 +140,14 @@ func (c *Controller) turn(ctx context.Context, tidy bool) {
 		return
 	}
 	c.endTidying()
-	if kind == election.Resume {
+	if due == election.Resume {
 		// The view may be older than the record: a primary that has just
 		// opened must not be taken for a closed one.
 		v = c.cfg.Watcher.Refresh(ctx, v.State.Primary.Node)
 	} else {
 		v = c.cfg.Watcher.View() // with what tidying changed
 	}
-	kind, cause, run = decideOperation(v, c.cfg.Policy)
+	kind, cause, run := decideOperation(v, c.cfg.Policy)
 	// Without etcd nothing is tried, and nothing said of it at every turn.
 	if run && v.EtcdReachable && !time.Now().Before(c.notUntil) {
 		if err := c.attempt(ctx, v, kind, cause); err != nil {

@@ -357,9 +357,6 @@ func TestPauseDuringAnOperationDoesNotEndIt(t *testing.T) {
 // X3: what an operation has not heard of by its end must not delay the next.
 func TestSecondFailureRightAfterTheFirst(t *testing.T) {
 	withCluster(t, 5, func(t *testing.T, c *cluster) {
-		for _, a := range c.agents {
-			a.control.cfg.Policy.Acks = 2
-		}
 		_, err := c.agents["a1"].control.Switchover(t.Context(), "n2")
 		require.NoError(t, err)
 		c.eventually("k is 2", func() bool {
@@ -380,6 +377,10 @@ func TestSecondFailureRightAfterTheFirst(t *testing.T) {
 		c.eventually("the second", func() bool { return c.settled() && c.state().Epoch > epoch })
 		require.Less(t, time.Since(began), 2*time.Second)
 		c.check()
+	}, func(c *cluster) {
+		for _, a := range c.agents {
+			a.control.cfg.Policy.Acks = 2
+		}
 	})
 }
 

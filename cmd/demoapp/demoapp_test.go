@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap/zaptest"
 
+	"interrex/internal/porttest"
 	"interrex/internal/sandbox/mysqld/mysqldtest"
 )
 
@@ -240,7 +241,7 @@ func killOthers(t *testing.T, db *sql.DB) {
 // is healthy while either route is there, and says so when neither is.
 func TestRoutesAway(t *testing.T) {
 	cfg := startMySQL(t)
-	gone := fmt.Sprintf("127.0.0.1:%d", mysqldtest.FreePort(t))
+	gone := porttest.Address(t)
 	noReplicas := cfg
 	noReplicas.ro = gone
 	_, h := startApp(t, noReplicas)

@@ -16,6 +16,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"interrex/dbrepl"
+	"interrex/internal/porttest"
 	"interrex/internal/sandbox/mysqld"
 	"interrex/internal/sandbox/mysqld/mysqldtest"
 )
@@ -72,7 +73,7 @@ mysql:
   query_timeout: 10s
 gossip: {key_file: gossip}
 security: {member_token_file: member}
-`, s.Addr, s.AdminAddr, mysqldtest.FreePort(t), dir, s.Socket)), 0o600))
+`, s.Addr, s.AdminAddr, porttest.Port(t), dir, s.Socket)), 0o600))
 	return file
 }
 

@@ -21,6 +21,7 @@ import (
 
 	"interrex/election/embedded"
 	"interrex/election/embedded/etcdtest"
+	"interrex/internal/porttest"
 )
 
 // agentEnv makes this binary an agent that only supervises etcd; its value is
@@ -122,7 +123,7 @@ func TestThreeMembersForm(t *testing.T) {
 func TestListensElsewhere(t *testing.T) {
 	c := etcdtest.New(t, 1, zap.NewNop())
 	m := c.Members[0]
-	ports := etcdtest.FreePorts(t, 2)
+	ports := []string{porttest.Address(t), porttest.Address(t)}
 	m.Config.ListenClient, m.Config.ListenPeer = ports[0], strings.TrimPrefix(ports[1], "127.0.0.1")
 	m.Start()
 	client := connect(t, ports[0])

@@ -17,6 +17,7 @@ import (
 
 	"interrex/election/embedded"
 	"interrex/election/embedded/etcdtest"
+	"interrex/internal/porttest"
 )
 
 // back is how long a member that lost its folder may take to vote again.
@@ -153,9 +154,9 @@ func TestSecondOfOneNameStaysOut(t *testing.T) {
 	c := etcdtest.Start(t, 3, zap.New(core))
 	client := connect(t, c.Members[1].Config.ClientURL)
 	before, _ := members(t.Context(), client)
-	second, ports := c.Members[0].Config, etcdtest.FreePorts(t, 2)
+	second := c.Members[0].Config
 	second.DataDir, second.LogFile = filepath.Join(t.TempDir(), "second"), filepath.Join(t.TempDir(), "log")
-	second.ListenClient, second.ListenPeer = ports[0], ports[1]
+	second.ListenClient, second.ListenPeer = porttest.Address(t), porttest.Address(t)
 	ctx, cancel := context.WithCancel(t.Context())
 	ended := make(chan error, 1)
 	go func() { ended <- embedded.Supervise(ctx, second, zap.New(core)) }()
@@ -176,7 +177,7 @@ func TestUnknownMemberIsLeftAlone(t *testing.T) {
 	var added *clientv3.MemberAddResponse
 	eventually(t, back, "a member is added by hand", func() (string, bool) {
 		var err error
-		added, err = client.MemberAddAsLearner(t.Context(), []string{"http://" + etcdtest.FreePorts(t, 1)[0]})
+		added, err = client.MemberAddAsLearner(t.Context(), []string{"http://" + porttest.Address(t)})
 		return errorText(err), err == nil
 	})
 	loseFolder(t, c.Members[0])

@@ -51,31 +51,51 @@ const (
 	highestBase = 32000
 )
 
-// chooseBase finds a base port with all ports of n nodes free. The start is
-// random so that sandboxes that come up at once rarely meet.
-func chooseBase(n int) (int, error) {
+// chooseBase finds a base port with all ports of n nodes free, and claims
+// them.
+func chooseBase(n int) (base int, release func(), err error) {
 	size := portStride * n
 	slots := (highestBase - lowestBase) / size
 	first := rand.IntN(slots)
 	for i := range slots {
 		base := lowestBase + (first+i)%slots*size
-		if checkPorts(base, n) == nil {
-			return base, nil
+		if release, err := claimPorts(base, n); err == nil {
+			return base, release, nil
 		}
 	}
-	return 0, fmt.Errorf("choose ports: no %d free ones in a row from %d to %d: %w", size, lowestBase, highestBase, ErrPortTaken)
+	return 0, nil, fmt.Errorf("choose ports: no %d free ones in a row from %d to %d: %w", size, lowestBase, highestBase, ErrPortTaken)
 }
 
-// checkPorts tells, all at once, which ports of a sandbox are taken.
-func checkPorts(base, n int) error {
-	if last := portsOf(base, n-1).EtcdPeer; base < 1024 || last > 65535 {
-		return fmt.Errorf("use base port %d: %d nodes need ports %d to %d, which must be within 1024 to 65535", base, n, base, last)
+// claimPorts checks the ports of a sandbox, naming all at once that are taken,
+// and keeps them from other sandboxes that come up meanwhile, by a listener on
+// the last port of each node's stride. They are to be released when its
+// servers have bound them.
+func claimPorts(base, n int) (release func(), err error) {
+	if last := base + portStride*n - 1; base < 1024 || last > 65535 {
+		return nil, fmt.Errorf("use base port %d: %d nodes need ports %d to %d, which must be within 1024 to 65535", base, n, base, last)
+	}
+	var held []net.Listener
+	release = func() {
+		for _, l := range held {
+			_ = l.Close()
+		}
 	}
 	var taken []error
 	for i := range n {
-		taken = append(taken, checkNode(fmt.Sprintf("db%d", i+1), portsOf(base, i)))
+		name, claim := fmt.Sprintf("db%d", i+1), base+portStride*(i+1)-1
+		l, err := net.Listen("tcp", Addr(claim))
+		if err != nil {
+			taken = append(taken, fmt.Errorf("use port %d (%s, while the sandbox comes up): %w", claim, name, ErrPortTaken))
+			continue
+		}
+		held = append(held, l)
+		taken = append(taken, checkNode(name, portsOf(base, i)))
 	}
-	return errors.Join(taken...)
+	if err := errors.Join(taken...); err != nil {
+		release()
+		return nil, err
+	}
+	return release, nil
 }
 
 func checkNode(name string, ports Ports) error {

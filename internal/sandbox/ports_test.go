@@ -25,27 +25,35 @@ func TestPortsAreDistinct(t *testing.T) {
 	}
 }
 
-func TestCheckPorts(t *testing.T) {
-	base, err := chooseBase(3)
+func TestClaimPorts(t *testing.T) {
+	base, release, err := chooseBase(3)
 	require.NoError(t, err)
-	require.NoError(t, checkPorts(base, 3))
-	tests := map[string]int{"too low": 80, "too high": 65530}
+	taken := func(base int, texts ...string) {
+		t.Helper()
+		_, err := claimPorts(base, 3)
+		for _, text := range texts {
+			require.ErrorContains(t, err, text)
+		}
+	}
+	taken(base, "db1, while the sandbox comes up)", "db3, while the sandbox comes up)")
+	taken(base+2*portStride, "db1, while the sandbox comes up)")
+	release()
+	release, err = claimPorts(base, 3)
+	require.NoError(t, err)
+	release()
+	tests := map[string]int{"too low": 80, "too high": 65510}
 	for name, base := range tests {
-		t.Run(name, func(t *testing.T) {
-			require.ErrorContains(t, checkPorts(base, 3), "1024 to 65535")
-		})
+		t.Run(name, func(*testing.T) { taken(base, "1024 to 65535") })
 	}
 	t.Run("gossip needs UDP as well", func(t *testing.T) {
 		conn, err := net.ListenPacket("udp", Addr(portsOf(base, 0).Gossip))
 		require.NoError(t, err)
 		defer conn.Close()
-		require.ErrorContains(t, checkPorts(base, 3), "db1, gossip")
+		taken(base, "db1, gossip")
 	})
 	t.Run("all that are taken are named", func(t *testing.T) {
 		defer listen(t, portsOf(base, 0).MySQL).Close()
 		defer listen(t, portsOf(base, 2).EtcdPeer).Close()
-		err := checkPorts(base, 3)
-		require.ErrorContains(t, err, "db1, mysql)")
-		require.ErrorContains(t, err, "db3, etcd peer)")
+		taken(base, "db1, mysql)", "db3, etcd peer)")
 	})
 }

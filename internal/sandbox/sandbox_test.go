@@ -211,8 +211,9 @@ func TestUpThatFailsLeavesNothingRunning(t *testing.T) {
 
 func TestUpNamesThePortThatIsTaken(t *testing.T) {
 	o := options(t, true)
-	base, err := chooseBase(2)
+	base, release, err := chooseBase(2)
 	require.NoError(t, err)
+	release()
 	taken := listen(t, base+portStride+4)
 	defer taken.Close()
 	o.BasePort = base

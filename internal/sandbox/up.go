@@ -71,10 +71,11 @@ func Up(ctx context.Context, o Options) (Info, error) {
 		return Info{}, err
 	}
 	defer unlock()
-	c, err := plan(ctx, dir, o)
+	c, release, err := plan(ctx, dir, o)
 	if err != nil {
 		return Info{}, err
 	}
+	defer release()
 	info, err := c.prepare(ctx, o)
 	if err != nil {
 		return Info{}, err
@@ -87,68 +88,70 @@ func Up(ctx context.Context, o Options) (Info, error) {
 }
 
 // plan is the folder's plan, or a new one. Nothing of the sandbox runs when it
-// returns, and its ports are free.
-func plan(ctx context.Context, dir string, o Options) (Cluster, error) {
-	c, err := Load(dir)
+// returns, and its ports are free and claimed until they are released.
+func plan(ctx context.Context, dir string, o Options) (c Cluster, release func(), err error) {
+	c, err = Load(dir)
 	switch {
 	case errors.Is(err, ErrNoSandbox):
 		return newPlan(ctx, dir, o)
 	case err != nil:
-		return Cluster{}, err
+		return Cluster{}, nil, err
 	}
 	if _, err := c.Status(ctx); err == nil {
-		return Cluster{}, fmt.Errorf("bring up %s: %w", dir, ErrRunning)
+		return Cluster{}, nil, fmt.Errorf("bring up %s: %w", dir, ErrRunning)
 	}
 	if o.Nodes != 0 && o.Nodes != len(c.Nodes) {
-		return Cluster{}, fmt.Errorf("bring up %s: it has %d nodes, not %d; remove the folder for a new sandbox", dir, len(c.Nodes), o.Nodes)
+		return Cluster{}, nil, fmt.Errorf("bring up %s: it has %d nodes, not %d; remove the folder for a new sandbox", dir, len(c.Nodes), o.Nodes)
 	}
 	if o.BasePort != 0 && o.BasePort != c.Nodes[0].Ports.MySQL {
-		return Cluster{}, fmt.Errorf("bring up %s: its base port is %d, not %d; remove the folder for a new sandbox",
+		return Cluster{}, nil, fmt.Errorf("bring up %s: its base port is %d, not %d; remove the folder for a new sandbox",
 			dir, c.Nodes[0].Ports.MySQL, o.BasePort)
 	}
 	if err := c.sweep(ctx); err != nil { // of a supervisor that was killed
-		return Cluster{}, err
+		return Cluster{}, nil, err
 	}
-	var taken []error
-	for _, n := range c.Nodes {
-		taken = append(taken, checkNode(n.Name, n.Ports))
-	}
-	return c, errors.Join(taken...)
+	release, err = claimPorts(c.Nodes[0].Ports.MySQL, len(c.Nodes))
+	return c, release, err
 }
 
-func newPlan(ctx context.Context, dir string, o Options) (Cluster, error) {
+func newPlan(ctx context.Context, dir string, o Options) (c Cluster, release func(), err error) {
 	nodes, base := o.Nodes, o.BasePort
 	if nodes == 0 {
 		nodes = defaultNodes
 	}
 	if nodes < 2 || nodes > 9 {
-		return Cluster{}, fmt.Errorf("plan sandbox: %d nodes; it can have 2 to 9", nodes)
+		return Cluster{}, nil, fmt.Errorf("plan sandbox: %d nodes; it can have 2 to 9", nodes)
 	}
-	err := error(nil)
 	if base == 0 {
-		base, err = chooseBase(nodes)
+		base, release, err = chooseBase(nodes)
 	} else {
-		err = checkPorts(base, nodes)
+		release, err = claimPorts(base, nodes)
 	}
 	if err != nil {
-		return Cluster{}, err
+		return Cluster{}, nil, err
 	}
-	c, err := newCluster(dir, "sandbox", nodes, base)
+	claimed := release
+	defer func() {
+		if err != nil {
+			claimed()
+		}
+	}()
+	c, err = newCluster(dir, "sandbox", nodes, base)
 	if err != nil {
-		return Cluster{}, err
+		return Cluster{}, nil, err
 	}
 	if c.MySQLD, err = namedServer(o.MySQLD); err != nil {
-		return Cluster{}, err
+		return Cluster{}, nil, err
 	}
 	secrets, err := passwords(ctx)
 	if err != nil {
-		return Cluster{}, err
+		return Cluster{}, nil, err
 	}
 	c.App = App{User: "app", Password: secrets.App, Database: "app"}
 	if err := c.writeSecrets(secrets); err != nil {
-		return Cluster{}, err
+		return Cluster{}, nil, err
 	}
-	return c, c.save()
+	return c, release, c.save()
 }
 
 // namedServer is the server program that was asked for, by option or

@@ -11,6 +11,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"interrex/internal/porttest"
 	"interrex/internal/sandbox/mysqld"
 	"interrex/internal/sandbox/mysqld/mysqldtest"
 	"interrex/internal/workload"
@@ -49,7 +50,7 @@ func eventually(t *testing.T, what string, ok func() bool) {
 func TestWhatClientsSawAgainstARealServer(t *testing.T) {
 	server, db := start(t)
 	// One route of two leads nowhere; no writer notices.
-	nowhere := fmt.Sprintf("127.0.0.1:%d", mysqldtest.FreePort(t))
+	nowhere := porttest.Address(t)
 	w, err := workload.Start(t.Context(), workload.Config{
 		Address: nowhere + "," + server.Addr, User: "tester", Password: "tester", Database: "app",
 		Table: "ledger", Writers: 3, Pause: time.Millisecond, Timeout: 500 * time.Millisecond,

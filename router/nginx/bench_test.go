@@ -5,6 +5,7 @@ import (
 	"testing"
 	"time"
 
+	"interrex/internal/porttest"
 	"interrex/internal/topology"
 	"interrex/router"
 )
@@ -14,7 +15,7 @@ import (
 func BenchmarkSwitch(b *testing.B) {
 	for name, command := range map[string]bool{"HUP": false, "nginx -s reload": true} {
 		b.Run(name, func(b *testing.B) {
-			primaries, port := []string{sayer(b), sayer(b)}, freePort(b)
+			primaries, port := []string{sayer(b), sayer(b)}, porttest.Address(b)
 			n := newNginx(b, streamBody(port, "server "+primaries[0]+";"))
 			n.start()
 			cfg := n.config(rwUpstream())

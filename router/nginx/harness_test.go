@@ -231,15 +231,6 @@ func says(t testing.TB, port string) string {
 	return said
 }
 
-// freePort is a loopback address nobody listened on a moment ago.
-func freePort(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer l.Close()
-	return l.Addr().String()
-}
-
 // webMember is an HTTP service whose health can be switched.
 type webMember struct {
 	address string

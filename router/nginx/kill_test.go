@@ -15,6 +15,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	"interrex/internal/porttest"
 	"interrex/internal/topology"
 	"interrex/router"
 )
@@ -63,7 +64,7 @@ func beVictim(text string) error {
 // accepts, and the next one ends what was begun (R2). The files kept beside the
 // configuration are not read by an include of the whole folder.
 func TestKilledMidWrite(t *testing.T) {
-	a, b, rw := sayer(t), sayer(t), freePort(t)
+	a, b, rw := sayer(t), sayer(t), porttest.Address(t)
 	n := newNginx(t, "worker_shutdown_timeout 100ms;\nstream {\n include stream.d/*;\n server { listen "+rw+"; proxy_pass db; }\n}\n").unpacked()
 	cfg := n.config(rwUpstream())
 	cfg.File = filepath.Join(filepath.Dir(n.file), "stream.d", "db")

@@ -14,6 +14,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"interrex/internal/porttest"
 	"interrex/internal/topology"
 	"interrex/router"
 )
@@ -31,7 +32,7 @@ func streamBody(port, servers string) string {
 // meanwhile is kept, and so are mode and former version of the file.
 func TestSwitch(t *testing.T) {
 	a, b, c := sayer(t), sayer(t), sayer(t)
-	rw, ro := freePort(t), freePort(t)
+	rw, ro := porttest.Address(t), porttest.Address(t)
 	n := newNginx(t, streamBody(rw, "server "+a+"; # today's")+"stream { upstream ro { server "+a+" weight=3; } server { listen "+ro+"; proxy_pass ro; } }\n")
 	n.write(n.file, strings.Replace(n.read(n.file), "}\nstream {", "", 1)) // nginx allows one stream block
 	n.start()
@@ -79,7 +80,7 @@ func TestSwitch(t *testing.T) {
 // TestClosed: a route that stays closed has its servers marked down, so that
 // clients are told at once; a route that opens again ends that.
 func TestClosed(t *testing.T) {
-	a, rw := sayer(t), freePort(t)
+	a, rw := sayer(t), porttest.Address(t)
 	n := newNginx(t, strings.Replace(streamBody(rw, "server "+a+" max_fails=0;"), "worker_shutdown_timeout 500ms;", "", 1)).unpacked()
 	n.start()
 	cfg := n.config(rwUpstream())
@@ -121,7 +122,7 @@ func TestRefusedByNginx(t *testing.T) {
 	for _, name := range []string{"main file, tested beforehand", "included file behind a link, tested in place"} {
 		t.Run(name, func(t *testing.T) {
 			included := strings.HasPrefix(name, "included")
-			a, b, rw := sayer(t), sayer(t), freePort(t)
+			a, b, rw := sayer(t), sayer(t), porttest.Address(t)
 			upstream := "upstream db { server " + a + "; }\n"
 			n := newNginx(t, "stream {\n include stream.d/*;\n @UP@ server { listen "+rw+"; proxy_pass db; }\n}\n")
 			cfg := n.config(rwUpstream())
@@ -184,7 +185,7 @@ func alone(t *testing.T, file string, do func()) {
 // TestOwnedBlockGone: an upstream block that vanished, or a file that cannot be
 // read, is an error that is shown, and nothing is written.
 func TestOwnedBlockGone(t *testing.T) {
-	a, b, rw := sayer(t), sayer(t), freePort(t)
+	a, b, rw := sayer(t), sayer(t), porttest.Address(t)
 	n := newNginx(t, streamBody(rw, "server "+a+";"))
 	n.start()
 	table := router.NewTable()
@@ -209,7 +210,7 @@ func TestOwnedBlockGone(t *testing.T) {
 func TestReloadFails(t *testing.T) {
 	for want, command := range map[string][]string{"exit status 1": {"false"}, ErrNotLive.Error(): {"true"}, "stopped after": {"sleep", "60"}} {
 		t.Run(want, func(t *testing.T) {
-			a, b, rw := sayer(t), sayer(t), freePort(t)
+			a, b, rw := sayer(t), sayer(t), porttest.Address(t)
 			n := newNginx(t, streamBody(rw, "server "+a+";"))
 			n.start()
 			first := n.read(n.file)
@@ -234,7 +235,7 @@ func TestReloadFails(t *testing.T) {
 // TestNginxNotRunning: the file is made right for nginx to start with, the
 // state is shown, and it ends when nginx runs.
 func TestNginxNotRunning(t *testing.T) {
-	a, b, rw := sayer(t), sayer(t), freePort(t)
+	a, b, rw := sayer(t), sayer(t), porttest.Address(t)
 	n := newNginx(t, streamBody(rw, "server "+a+";"))
 	table := router.NewTable()
 	obey(t, table, opened(1, b))
@@ -271,7 +272,7 @@ func (f *fakeTable) set(r router.Route) {
 // TestInvariant_I6_RoutesNeverGoBack: a delayed route of a lower epoch is
 // refused, and shown (R3).
 func TestInvariant_I6_RoutesNeverGoBack(t *testing.T) {
-	a, b, rw := sayer(t), sayer(t), freePort(t)
+	a, b, rw := sayer(t), sayer(t), porttest.Address(t)
 	n := newNginx(t, streamBody(rw, "server "+a+";"))
 	n.start()
 	table := &fakeTable{route: opened(5, b), ch: make(chan struct{})}
@@ -289,7 +290,7 @@ func TestInvariant_I6_RoutesNeverGoBack(t *testing.T) {
 // TestNewestRouteWins: routes that come faster than nginx reloads are made one
 // change, and two agents that own one file don't break it.
 func TestNewestRouteWins(t *testing.T) {
-	a, b, rw := sayer(t), sayer(t), freePort(t)
+	a, b, rw := sayer(t), sayer(t), porttest.Address(t)
 	n := newNginx(t, streamBody(rw, "server "+a+";"))
 	n.start()
 	table := router.NewTable()
@@ -309,7 +310,7 @@ func TestNewestRouteWins(t *testing.T) {
 // TestMembersHealth: a member that fails its check is marked down, one that
 // heals comes back, and when all fail all stay.
 func TestMembersHealth(t *testing.T) {
-	m1, m2, port := newWebMember(t), newWebMember(t), freePort(t)
+	m1, m2, port := newWebMember(t), newWebMember(t), porttest.Address(t)
 	body := strings.Join([]string{"http {\n@HTTP@\n    upstream app {", "        server " + m1.address + " weight=2; # one", "        keepalive 4;", "    }",
 		"    server { listen " + port + "; location / { proxy_pass http://app; } }\n}\n"}, "\n")
 	n := newNginx(t, body)

@@ -5,7 +5,6 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
-	"net"
 	"os"
 	"os/signal"
 	"path/filepath"
@@ -19,6 +18,7 @@ import (
 	"go.uber.org/zap"
 
 	"interrex/election/embedded"
+	"interrex/internal/porttest"
 )
 
 // startLimit is generous: a busy machine forms a cluster in seconds.
@@ -86,17 +86,16 @@ func New(t testing.TB, n int, log *zap.Logger) *Cluster {
 	if err != nil {
 		t.Fatalf("find the test binary: %v", err)
 	}
-	ports := FreePorts(t, 2*n)
 	peers := make(map[string]string)
 	c := &Cluster{}
 	for i := range n {
 		name := fmt.Sprintf("e%d", i+1)
-		peers[name] = ports[n+i]
+		peers[name] = porttest.Address(t)
 		cfg := embedded.DefaultConfig()
 		cfg.Exe, cfg.Cluster, cfg.Name, cfg.Peers = exe, t.Name(), name, peers
 		cfg.DataDir = filepath.Join(dir, name)
 		cfg.LogFile = filepath.Join(dir, name+".log")
-		cfg.ClientURL = ports[i]
+		cfg.ClientURL = porttest.Address(t)
 		c.Members = append(c.Members, &Member{Config: cfg, log: log.Named(name)})
 	}
 	t.Cleanup(func() {
@@ -108,21 +107,6 @@ func New(t testing.TB, n int, log *zap.Logger) *Cluster {
 		_ = os.RemoveAll(dir)
 	})
 	return c
-}
-
-// FreePorts returns n addresses on loopback that nobody listened on just now.
-func FreePorts(t testing.TB, n int) []string {
-	t.Helper()
-	var addresses []string
-	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatalf("find a free port: %v", err)
-		}
-		defer l.Close()
-		addresses = append(addresses, l.Addr().String())
-	}
-	return addresses
 }
 
 // Endpoints are the client addresses of all members.

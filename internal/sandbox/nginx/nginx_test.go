@@ -14,16 +14,9 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"interrex/internal/porttest"
 	"interrex/internal/sandbox/fetch"
 )
-
-func freePort(t *testing.T) int {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port
-}
 
 // write makes a configuration that answers with text over http, and over a
 // stream route that leads to it.
@@ -67,7 +60,7 @@ func TestNginxRunsInItsFolder(t *testing.T) {
 	require.NoError(t, err)
 	for name, d := range map[string]Distribution{"found": found, "unpacked": unpacked} {
 		t.Run(name, func(t *testing.T) {
-			dir, web, stream := t.TempDir(), freePort(t), freePort(t)
+			dir, web, stream := t.TempDir(), porttest.Port(t), porttest.Port(t)
 			config := write(t, d, dir, web, stream, "one")
 			server, err := Start(ctx, d, Spec{Dir: dir, Config: config})
 			require.NoError(t, err)
@@ -91,8 +84,8 @@ func TestNginxRunsInItsFolder(t *testing.T) {
 func TestKillEndsTheWorkersToo(t *testing.T) {
 	d, err := Find(t.Context(), fetch.NewProgress(os.Stderr))
 	require.NoError(t, err)
-	dir, web := t.TempDir(), freePort(t)
-	config := write(t, d, dir, web, freePort(t), "one")
+	dir, web := t.TempDir(), porttest.Port(t)
+	config := write(t, d, dir, web, porttest.Port(t), "one")
 	server, err := Start(t.Context(), d, Spec{Dir: dir, Config: config})
 	require.NoError(t, err)
 	require.Equal(t, "one", read(t, web))

@@ -2,13 +2,13 @@ package mysqldtest
 
 import (
 	"context"
-	"net"
 	"os"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
 
+	"interrex/internal/porttest"
 	"interrex/internal/sandbox/fetch"
 	"interrex/internal/sandbox/mysqld"
 )
@@ -35,7 +35,7 @@ func NewSpec(t testing.TB, initSQL []string, serverID uint32, args ...string) my
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	require.NoError(t, mysqld.NewDatadir(template, dir))
 	return mysqld.Spec{
-		Dir: dir, Port: FreePort(t), AdminPort: FreePort(t), ServerID: serverID, Args: args, DieWithParent: true,
+		Dir: dir, Port: porttest.Port(t), AdminPort: porttest.Port(t), ServerID: serverID, Args: args, DieWithParent: true,
 	}
 }
 
@@ -59,13 +59,4 @@ func Distribution(t testing.TB) mysqld.Distribution {
 	dist, err := mysqld.Find(ctx, "", fetch.NewProgress(os.Stderr))
 	require.NoError(t, err)
 	return dist
-}
-
-// FreePort is a TCP port on 127.0.0.1 that nobody listens on now.
-func FreePort(t testing.TB) int {
-	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer listener.Close()
-	return listener.Addr().(*net.TCPAddr).Port
 }
