@@ -108,19 +108,37 @@ func (c *Controller) Run(ctx context.Context) error {
 	defer c.endTidying()
 	tick := time.NewTicker(idleTick)
 	defer tick.Stop()
-	for {
+	for ctx.Err() == nil {
+		// What has gathered during an operation is not left to chance: who asked
+		// comes first.
+		select {
+		case req := <-c.requests:
+			c.answer(req)
+			continue
+		default:
+		}
+		select {
+		case <-tick.C:
+			c.turn(ctx, true)
+			continue
+		default:
+		}
 		select {
 		case <-ctx.Done():
-			return nil
 		case req := <-c.requests:
-			report, err := c.switchover(req.ctx, req.to)
-			req.reply <- switchoverReply{report, err}
+			c.answer(req)
 		case <-c.wake:
 			c.turn(ctx, false)
 		case <-tick.C:
 			c.turn(ctx, true)
 		}
 	}
+	return nil
+}
+
+func (c *Controller) answer(req switchoverRequest) {
+	report, err := c.switchover(req.ctx, req.to)
+	req.reply <- switchoverReply{report, err}
 }
 
 // turn does what the moment asks for: take over a dead leader, run the

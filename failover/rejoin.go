@@ -5,6 +5,8 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
+	"slices"
 	"time"
 
 	"go.uber.org/zap"
@@ -104,7 +106,8 @@ func (r *rejoiner) tidy(ctx context.Context, v View) {
 			zap.String("node", string(p.Node)), zap.String("server_uuid", primary.Instance.ServerUUID))
 		return
 	}
-	for name, n := range v.Nodes {
+	for _, name := range slices.Sorted(maps.Keys(v.Nodes)) {
+		n := v.Nodes[name]
 		if ctx.Err() != nil {
 			return // an operation is due
 		}
@@ -207,7 +210,8 @@ func (r *rejoiner) record(ctx context.Context, v View, change func(*election.Sta
 func (r *rejoiner) rebuild(ctx context.Context, v View, n NodeStatus, errant gtid.Set) error {
 	name := n.Member.Name
 	donor := v.State.Primary.Node
-	for other, st := range v.Nodes {
+	for _, other := range slices.Sorted(maps.Keys(v.Nodes)) {
+		st := v.Nodes[other]
 		if other != name && other != donor && st.Instance != nil && st.Certified && st.Errant == nil &&
 			st.Instance.Source != nil && st.Instance.Source.ReceiverOn && v.State.Register.Has(other) && behind(st, time.Second) == "" {
 			donor = other
