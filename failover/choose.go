@@ -124,18 +124,20 @@ func isErrant(f Frozen, s survey) bool {
 }
 
 // followersOf are the surveyed instances that can replicate from the
-// candidate: what they hold is contained in what it will hold.
+// candidate: what they hold, and what waits in their binary logs, is contained
+// in what it will hold.
 func followersOf(candidate Frozen, s survey, p choosePolicy) []Frozen {
 	will := candidate.Received.Union(s.union).Union(candidate.Committing)
+	// While the source of both still sends, which of them has more of its
+	// commits at the moment says nothing.
+	live := p.kind == election.Switchover || p.kind == election.Resume
 	var out []Frozen
 	for _, f := range s.seen {
 		if f.Node == candidate.Node {
 			continue
 		}
-		// While the source of both still sends, which of them has more at the
-		// moment says nothing.
-		live := p.kind == election.Switchover || p.kind == election.Resume
-		if live || will.Contains(f.Received) {
+		more := f.Received.Union(f.Committing).Minus(will).UUIDs()
+		if len(more) == 0 || (live && slices.Equal(more, []string{s.oldUUID})) {
 			out = append(out, f)
 		}
 	}

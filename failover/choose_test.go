@@ -112,6 +112,16 @@ func TestChooseCandidate(t *testing.T) {
 			seen: []Frozen{replica("n1", "1:1-9", priority(-1), broken, version("9.7.4"), opened), replica("n2", "1:1-10")},
 			want: "n1", followers: names{"n2"},
 		},
+		{
+			name: "one with commits of its own that wait cannot follow", policy: failover,
+			seen: []Frozen{replica("n2", "1:1-9"), replica("n3", "1:1-9"), replica("n4", "1:1-9", waiting("4:1-2"))},
+			want: "n2", followers: names{"n3"},
+		},
+		{
+			name: "nor acknowledge the primary that is resumed", policy: choosePolicy{kind: election.Resume, from: "n1", to: "n1", minFollowers: 1},
+			seen: []Frozen{replica("n1", "1:1-9"), replica("n2", "1:1-9,2:1"), replica("n3", "1:1-10")},
+			want: "n1", followers: names{"n3"},
+		},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			if c.reg.K == 0 {

@@ -28,6 +28,10 @@ func unapplied(executed string) func(*Frozen) {
 	return func(f *Frozen) { f.Executed = gtids(executed); f.Unapplied = f.Received.Minus(f.Executed).Count() }
 }
 
+func waiting(commits string) func(*Frozen) {
+	return func(f *Frozen) { f.Committing = gtids(commits) }
+}
+
 func amnesiac(f *Frozen)                { f.Amnesiac = true }
 func opened(f *Frozen)                  { f.Closed = false }
 func priority(p int) func(*Frozen)      { return func(f *Frozen) { f.Priority = p } }
