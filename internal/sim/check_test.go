@@ -1,0 +1,190 @@
+package sim
+
+import (
+	"encoding/json"
+	"fmt"
+	"slices"
+	"strings"
+
+	"interrex/election"
+	"interrex/failover"
+	"interrex/internal/gtid"
+	"interrex/internal/topology"
+)
+
+// checker watches a run and notes what must never be. It belongs to the loop.
+type checker struct {
+	w     *world
+	acked gtid.Set // every commit that a client was told is done
+	// who acknowledged in each epoch, by the marker it has.
+	who        map[topology.Epoch]topology.NodeName
+	violations []string
+	roles      int // changes of the recorded primary
+	kinds      map[election.Kind]int
+}
+
+func newChecker(w *world) *checker {
+	return &checker{w: w, who: map[topology.Epoch]topology.NodeName{}, kinds: map[election.Kind]int{}}
+}
+
+func (c *checker) violate(invariant, format string, args ...any) {
+	what := invariant + ": " + fmt.Sprintf(format, args...)
+	c.w.loop.trace.note(c.w.loop.now(), "VIOLATION", what)
+	if len(c.violations) < 5 {
+		c.violations = append(c.violations, what)
+	}
+}
+
+// acknowledged: a session is told that its commit is done.
+func (c *checker) acknowledged(s *server, t *commit) {
+	c.w.loop.trace.note(c.w.loop.now(), string(s.name), "acknowledges")
+	if t.marker != nil {
+		return // the controller's own
+	}
+	c.acked = c.acked.Union(t.id)
+	if by, ok := c.who[s.marker.Epoch]; ok && by != s.name {
+		c.violate("I2", "%s and %s both acknowledged in epoch %d", by, s.name, s.marker.Epoch)
+	}
+	c.who[s.marker.Epoch] = s.name
+	p := c.w.store.state.Primary
+	if p == nil {
+		c.violate("I2", "%s acknowledged before any primary was recorded", s.name)
+		return
+	}
+	if p.Node == s.name {
+		return
+	}
+	if primary := c.w.server(p.Node); !primary.received().Contains(t.id) {
+		c.violate("I1", "%s acknowledged %s in epoch %d, which %s, recorded in epoch %d, lacks", s.name, short(t.id), s.marker.Epoch, p.Node, p.Epoch)
+	}
+}
+
+// recorded: the record is about to change.
+func (c *checker) recorded(from, to election.State) {
+	c.w.loop.trace.note(c.w.loop.now(), "record", describe(to))
+	if to.Epoch < from.Epoch || (from.Primary != nil && to.Primary != nil && to.Primary.Epoch < from.Primary.Epoch) {
+		c.violate("I5", "epoch of the record goes back: %s to %s", describe(from), describe(to))
+	}
+	if from.Operation == nil && to.Operation != nil || from.Operation != nil && to.Operation != nil && to.Operation.Epoch > from.Operation.Epoch {
+		c.kinds[to.Operation.Kind]++
+	}
+	if to.Primary == nil || (from.Primary != nil && from.Primary.Node == to.Primary.Node) {
+		return
+	}
+	c.roles++
+	if c.w.store.down {
+		c.violate("I9", "the primary changed while the store was away")
+	}
+	s := c.w.server(to.Primary.Node)
+	if lost := c.acked.Minus(s.received()); !lost.IsEmpty() {
+		c.violate("I1", "%s is recorded in epoch %d and lacks acknowledged %s", s.name, to.Primary.Epoch, short(lost))
+	}
+}
+
+// opened: a server opens for clients.
+func (c *checker) opened(s *server) {
+	c.w.loop.trace.note(c.w.loop.now(), string(s.name), "opens")
+}
+
+// atEnd checks what must hold once everything has healed and settled.
+func (c *checker) atEnd() {
+	st := c.w.store.state
+	for _, s := range c.w.servers {
+		if lost := c.acked.Minus(s.executed); !lost.IsEmpty() {
+			c.violate("I1", "in the end %s lacks acknowledged %s", s.name, short(lost))
+		}
+	}
+	for e := topology.Epoch(1); e <= st.Epoch; e++ {
+		raw, ok := c.w.store.reports[e]
+		if !ok {
+			c.violate("I7", "epoch %d of %d is not in the ledger", e, st.Epoch)
+			continue
+		}
+		var r failover.Report
+		if err := json.Unmarshal(raw, &r); err != nil || r.Outcome == failover.Unfinished || r.Outcome == "" {
+			c.violate("I7", "the ledger entry of epoch %d has no outcome", e)
+		}
+		if r.RPO.LostCommits != nil && *r.RPO.LostCommits > 0 {
+			c.violate("I1", "the report of epoch %d says that %d commits were lost", e, *r.RPO.LostCommits)
+		}
+	}
+}
+
+// unsettled says what is not yet as it should be in good times, or nothing.
+func (c *checker) unsettled() string {
+	st := c.w.store.state
+	p := st.Primary
+	switch {
+	case p == nil:
+		return "no primary is recorded"
+	case st.Operation != nil:
+		return fmt.Sprintf("%s of epoch %d is in flight at %s", st.Operation.Kind, st.Operation.Epoch, st.Operation.Step)
+	case p.Phase != election.Open || st.Epoch != p.Epoch:
+		return "the recorded primary is not open: " + describe(st)
+	}
+	for _, s := range c.w.servers {
+		switch {
+		case s.name == p.Node && !s.writable():
+			return fmt.Sprintf("%s is the primary and does not take writes", s.name)
+		case s.name == p.Node && !(s.armed && s.k >= st.Register.K):
+			return fmt.Sprintf("%s is not armed", s.name)
+		case s.name == p.Node:
+		case s.writable():
+			return fmt.Sprintf("%s is open too", s.name)
+		case s.stream == nil || s.stream.from.name != p.Node || !s.applierOn:
+			return fmt.Sprintf("%s does not follow %s", s.name, p.Node)
+		case !st.Register.Has(s.name) || !s.stream.acker:
+			return fmt.Sprintf("%s is no acker", s.name)
+		case st.Sources[s.name] != p.Node:
+			return fmt.Sprintf("%s is not confirmed at %s", s.name, p.Node)
+		}
+	}
+	for _, a := range c.w.agents {
+		if r := a.table.Current(); r.Epoch != p.Epoch || r.Primary == nil || r.Primary.Node != p.Node {
+			return fmt.Sprintf("the route of %s leads elsewhere", a.name)
+		}
+	}
+	return ""
+}
+
+// level tells whether all have executed the same.
+func (c *checker) level() bool {
+	return !slices.ContainsFunc(c.w.servers, func(s *server) bool {
+		return len(s.commits) > 0 || !s.executed.Equal(c.w.servers[0].executed)
+	})
+}
+
+func describe(s election.State) string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "epoch %d", s.Epoch)
+	if p := s.Primary; p != nil {
+		fmt.Fprintf(&b, ", primary %s of epoch %d %s", p.Node, p.Epoch, p.Phase)
+	}
+	fmt.Fprintf(&b, ", ackers %v k %d", s.Register.Ackers, s.Register.K)
+	if o := s.Operation; o != nil {
+		fmt.Fprintf(&b, ", %s of epoch %d by %s at %s", o.Kind, o.Epoch, o.Leader, o.Step)
+	}
+	return b.String()
+}
+
+// short prints a set with the numbers of the servers in place of their uuids.
+func short(s gtid.Set) string {
+	return strings.ReplaceAll(s.String(), "00000000-0000-0000-0000-00000000000", "")
+}
+
+func (w *world) describe() string {
+	var b strings.Builder
+	fmt.Fprintf(&b, "record: %s, sources %v, leader %s\n", describe(w.store.state), w.store.state.Sources, w.store.leader.Holder)
+	for _, s := range w.servers {
+		src, conn := "nobody", false
+		if s.source != nil {
+			src, conn = string(s.source.name), s.stream != nil
+		}
+		fmt.Fprintf(&b, "%s: up %v, frozen %v, boot %d, super_read_only %v, read_only %v, armed %v k %d, from %s (receiver %v, connected %v, acker %v, applier %v), executed %s, received %s, %d commits under way\n",
+			s.name, s.up, s.frozen, s.boot, s.superRO, s.readOnly, s.armed, s.k, src, s.receiverOn, conn, s.ackerFlag, s.applierOn, short(s.executed), short(s.received()), len(s.commits))
+	}
+	for _, a := range w.agents {
+		fmt.Fprintf(&b, "%s: dead %v, frozen %v, route %d %s\n", a.name, a.proc.dead, a.proc.frozen, a.table.Current().Epoch, a.table.Current().Phase)
+	}
+	return b.String()
+}

@@ -1,0 +1,186 @@
+package sim
+
+import (
+	"fmt"
+	"math/rand/v2"
+	"os"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"go.uber.org/zap"
+
+	"interrex/election"
+)
+
+// The phases of a run, in virtual time.
+const (
+	bootLimit   = 20 * time.Second
+	safetyPhase = 12 * time.Second
+	healLimit   = 40 * time.Second
+	drainLimit  = 10 * time.Second
+)
+
+// options say how a seed is run.
+type options struct {
+	keep    bool         // keep the trace in words
+	without map[int]bool // faults to leave out
+	doubles doubles
+	log     *zap.Logger
+}
+
+// outcome is what came of a run.
+type outcome struct {
+	seed       uint64
+	sum        uint64
+	violations []string
+	faults     []fault
+	lines      []string
+	state      string
+	turns      int
+	ties       int
+	acked      int
+	roles      int
+	kinds      map[election.Kind]int
+	virtual    time.Duration
+	healedIn   time.Duration
+}
+
+// runSeed runs one seed from beginning to end, in a bubble of its own.
+func runSeed(t *testing.T, seed uint64, o options) (out outcome) {
+	dir := tempDir()
+	defer os.RemoveAll(dir)
+	synctest.Test(t, func(*testing.T) {
+		draw := rand.New(rand.NewPCG(seed, 1))
+		sh := shape{instances: 3, arbiters: draw.IntN(3), acks: 1}
+		if draw.IntN(4) == 0 {
+			sh.instances = 4 + draw.IntN(2)
+			sh.arbiters = draw.IntN(2)
+			sh.acks = 1 + draw.IntN(2)
+		}
+		faults := schedule(draw, safetyPhase)
+		if o.log == nil {
+			o.log = zap.NewNop()
+		}
+		tr := &trace{keep: o.keep}
+		w := newWorld(seed, sh, tr, dir, o.doubles, o.log)
+		out = w.play(faults, o)
+		out.seed = seed
+	})
+	return out
+}
+
+// play runs the phases: boot, faults, healing, end.
+func (w *world) play(faults []fault, o options) (out outcome) {
+	l := w.loop
+	w.store.tick()
+	for _, a := range w.agents {
+		a.start()
+		l.later(0, probeEvery, a.look)
+	}
+	for n := range 4 {
+		c := &client{w: w, stale: n >= 2}
+		w.clients = append(w.clients, c)
+		l.later(0, 100*time.Millisecond, c.tick)
+	}
+	w.await(bootLimit, func() string { return w.check.unsettled() }, "bootstrap")
+	began := l.now()
+	var heals []func()
+	for i, f := range faults {
+		if o.without[i] {
+			continue
+		}
+		l.after(f.at, func() {
+			heal := w.strike(f)
+			over := false
+			once := func() {
+				if !over {
+					over = true
+					l.trace.note(l.now(), "HEAL", f.kind.String())
+					heal()
+				}
+			}
+			heals = append(heals, once)
+			l.after(f.length, once)
+		})
+	}
+	l.run(func() bool { return l.now()-began > safetyPhase || len(w.check.violations) > 0 })
+	w.healing = true
+	for _, heal := range heals {
+		heal()
+	}
+	for _, s := range w.servers {
+		s.thaw()
+		s.start(false)
+	}
+	for _, a := range w.agents {
+		if a.proc.frozen {
+			l.thaw(a.proc)
+		}
+		a.start()
+	}
+	healed := l.now()
+	w.await(healLimit, w.check.unsettled, "healing")
+	out.healedIn = l.now() - healed
+	w.await(drainLimit, func() string {
+		if w.check.level() {
+			return ""
+		}
+		return "not all have executed the same"
+	}, "draining")
+	if len(w.check.violations) == 0 {
+		w.check.atEnd()
+	}
+	out.state = w.describe()
+	w.end()
+	out.sum, out.violations, out.lines, out.faults = l.trace.sum, w.check.violations, l.trace.lines, faults
+	out.turns, out.ties, out.acked, out.roles, out.kinds = l.turns, l.ties, int(w.check.acked.Count()), w.check.roles, w.check.kinds
+	out.virtual = l.now()
+	return out
+}
+
+// await runs until why says nothing for a while, or it took too long.
+func (w *world) await(limit time.Duration, why func() string, phase string) {
+	if len(w.check.violations) > 0 {
+		return
+	}
+	l, began, quiet := w.loop, w.loop.now(), 0
+	var look func()
+	look = func() {
+		if why() == "" {
+			quiet++
+		} else {
+			quiet = 0
+		}
+		l.after(50*time.Millisecond, look)
+	}
+	look()
+	l.run(func() bool { return quiet >= 3 || l.now()-began > limit || len(w.check.violations) > 0 })
+	if quiet < 3 && len(w.check.violations) == 0 {
+		w.check.violate("liveness", "not within %s of %s: %s", limit, phase, why())
+	}
+	look = func() {}
+}
+
+// end kills everything and waits until every goroutine is gone.
+func (w *world) end() {
+	l := w.loop
+	for _, a := range w.agents {
+		a.kill()
+	}
+	gone := make(chan struct{})
+	go func() { w.wg.Wait(); close(gone) }()
+	ended := false
+	began := l.now()
+	l.run(func() bool {
+		select {
+		case <-gone:
+			ended = true
+		default:
+		}
+		return ended || l.now()-began > time.Hour
+	})
+	if !ended {
+		panic(fmt.Sprint("goroutines are left after an hour: ", w.describe()))
+	}
+}
