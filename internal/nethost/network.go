@@ -1,0 +1,148 @@
+package nethost
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"os"
+	"os/exec"
+	"runtime"
+	"strconv"
+	"strings"
+	"sync/atomic"
+
+	"golang.org/x/sys/unix"
+)
+
+// Network is a bridge with hosts on it. This process itself is on it too, at
+// Address: it is the host of whoever uses the others.
+type Network struct {
+	hosts []*Host
+	cuts  atomic.Int64 // numbers their tables
+}
+
+// Host is a network namespace with one interface.
+type Host struct {
+	Name string
+	// Address is its IPv4 address.
+	Address string
+
+	ns *os.File
+}
+
+// The network is a world's own, so its addresses need not be unique.
+const (
+	bridge  = "bridge0"
+	subnet  = "10.99.0."
+	mask    = "/24"
+	ownLink = "eth0" // what a host calls its interface
+)
+
+// Address is this process's address on the network.
+const Address = subnet + "1"
+
+// NewNetwork makes a bridge with hosts of those names on it. It is to be called
+// once, in a world (Enter); nothing needs to be taken down.
+func NewNetwork(ctx context.Context, names ...string) (*Network, error) {
+	for _, command := range [][]string{
+		{"link", "set", "lo", "up"},
+		{"link", "add", bridge, "type", "bridge"},
+		{"address", "add", Address + mask, "dev", bridge},
+		{"link", "set", bridge, "up"},
+	} {
+		if err := run(ctx, "", append([]string{"ip"}, command...)...); err != nil {
+			return nil, fmt.Errorf("%w: %w", ErrUnavailable, err)
+		}
+	}
+	n := &Network{}
+	for i, name := range names {
+		h := &Host{Name: name, Address: subnet + strconv.Itoa(i+2)}
+		if err := h.create(ctx, "wire"+strconv.Itoa(i)); err != nil {
+			return nil, fmt.Errorf("make host %s: %w", name, err)
+		}
+		n.hosts = append(n.hosts, h)
+	}
+	return n, nil
+}
+
+// Hosts are the hosts, in the order they were named in.
+func (n *Network) Hosts() []*Host { return n.hosts }
+
+// create makes the namespace and wires it to the bridge.
+func (h *Host) create(ctx context.Context, wire string) (err error) {
+	if h.ns, err = newNamespace(); err != nil {
+		return err
+	}
+	if err := run(ctx, "", "ip", "link", "add", wire, "type", "veth", "peer", "name", ownLink, "netns", descriptorPath(h.ns)); err != nil {
+		return err
+	}
+	if err := run(ctx, "", "ip", "link", "set", wire, "master", bridge, "up"); err != nil {
+		return err
+	}
+	for _, command := range [][]string{
+		{"link", "set", "lo", "up"},
+		{"address", "add", h.Address + mask, "dev", ownLink},
+		{"link", "set", ownLink, "up"},
+	} {
+		if err := h.run(ctx, "", append([]string{"ip"}, command...)...); err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
+// newNamespace makes a network namespace and returns a descriptor that keeps
+// it; this process stays where it is.
+func newNamespace() (*os.File, error) {
+	type result struct {
+		ns  *os.File
+		err error
+	}
+	made := make(chan result)
+	go func() {
+		// Never unlocked: the thread is in the new namespace and ends with
+		// this goroutine.
+		runtime.LockOSThread()
+		if err := unix.Unshare(unix.CLONE_NEWNET); err != nil {
+			made <- result{err: fmt.Errorf("make network namespace: %w", err)}
+			return
+		}
+		ns, err := os.Open("/proc/thread-self/ns/net")
+		made <- result{ns, err}
+	}()
+	r := <-made
+	return r.ns, r.err
+}
+
+// Enter is what to put before a command for it to run on the host.
+func (h *Host) Enter() []string {
+	return []string{"nsenter", "--net=" + descriptorPath(h.ns)}
+}
+
+// SetLink takes the host's interface down, or up again. Programs on the host
+// see that their network is unreachable; those elsewhere see silence.
+func (h *Host) SetLink(ctx context.Context, up bool) error {
+	state := "down"
+	if up {
+		state = "up"
+	}
+	return h.run(ctx, "", "ip", "link", "set", ownLink, state)
+}
+
+func (h *Host) run(ctx context.Context, input string, command ...string) error {
+	return run(ctx, input, append(h.Enter(), command...)...)
+}
+
+// run runs a command to its end, and tells what it said if it fails.
+func run(ctx context.Context, input string, command ...string) error {
+	cmd := exec.CommandContext(ctx, command[0], command[1:]...)
+	cmd.Stdin = strings.NewReader(input)
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		if cause := context.Cause(ctx); cause != nil {
+			err = errors.Join(err, cause)
+		}
+		return fmt.Errorf("%s: %w: %s", strings.Join(command, " "), err, strings.TrimSpace(string(out)))
+	}
+	return nil
+}
