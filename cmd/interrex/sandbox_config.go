@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 
 	"github.com/goccy/go-yaml"
@@ -21,16 +22,16 @@ func sandboxAgentConfig(s sandbox.AgentSettings, routes section) ([]byte, error)
 		{Key: "cluster", Value: section{{Key: "name", Value: c.Name}, {Key: "members", Value: sandboxMembers(c)}}},
 		{Key: "node", Value: section{{Key: "name", Value: n.Name}, {Key: "data_dir", Value: n.AgentDataDir()}}},
 		{Key: "listeners", Value: section{
-			{Key: "api", Value: sandbox.Addr(n.Ports.API)},
-			{Key: "gossip", Value: sandbox.Addr(n.Ports.Gossip)},
-			{Key: "rw", Value: sandbox.Addr(n.Ports.RW)},
-			{Key: "ro", Value: sandbox.Addr(n.Ports.RO)},
-			{Key: "etcd_client", Value: sandbox.Addr(n.Ports.EtcdClient)},
-			{Key: "etcd_peer", Value: sandbox.Addr(n.Ports.EtcdPeer)},
+			{Key: "api", Value: n.Addr(n.Ports.API)},
+			{Key: "gossip", Value: n.Addr(n.Ports.Gossip)},
+			{Key: "rw", Value: n.Addr(n.Ports.RW)},
+			{Key: "ro", Value: n.Addr(n.Ports.RO)},
+			{Key: "etcd_client", Value: n.Addr(n.Ports.EtcdClient)},
+			{Key: "etcd_peer", Value: n.Addr(n.Ports.EtcdPeer)},
 		}},
 		{Key: "mysql", Value: section{
 			{Key: "socket", Value: n.Socket},
-			{Key: "admin_address", Value: sandbox.Addr(n.Ports.MySQLAdmin)},
+			{Key: "admin_address", Value: n.Addr(n.Ports.MySQLAdmin)},
 			{Key: "pid_file", Value: n.MySQLPIDFile()},
 			{Key: "password_file", Value: c.ControllerPasswordFile()},
 			{Key: "replication_password_file", Value: c.ReplicationPasswordFile()},
@@ -38,10 +39,7 @@ func sandboxAgentConfig(s sandbox.AgentSettings, routes section) ([]byte, error)
 			{Key: "start_command", Value: s.Restart},
 		}},
 		{Key: "gossip", Value: section{{Key: "key_file", Value: c.GossipKeyFile()}}},
-		{Key: "security", Value: section{
-			{Key: "operator_token_file", Value: c.OperatorTokenFile()},
-			{Key: "member_token_file", Value: c.MemberTokenFile()},
-		}},
+		{Key: "security", Value: sandboxSecurity(c, n)},
 		{Key: "drills", Value: string(config.DrillsEnabled)},
 	}
 	if len(routes) > 0 {
@@ -57,13 +55,29 @@ func sandboxAgentConfig(s sandbox.AgentSettings, routes section) ([]byte, error)
 	return text, nil
 }
 
+// sandboxSecurity is the security section. Nodes on hosts of their own talk TLS.
+func sandboxSecurity(c sandbox.Cluster, n sandbox.Node) section {
+	s := section{
+		{Key: "operator_token_file", Value: c.OperatorTokenFile()},
+		{Key: "member_token_file", Value: c.MemberTokenFile()},
+	}
+	if n.Host != "" {
+		s = append(s, yaml.MapItem{Key: "tls", Value: section{
+			{Key: "ca_file", Value: c.CAFile()},
+			{Key: "cert_file", Value: n.CertFile()},
+			{Key: "key_file", Value: n.KeyFile()},
+		}})
+	}
+	return s
+}
+
 // sandboxMembers are the members as every agent is told of them.
 func sandboxMembers(c sandbox.Cluster) []section {
 	var members []section
 	for i, n := range c.Nodes {
 		members = append(members, section{
 			{Key: "name", Value: n.Name},
-			{Key: "host", Value: "127.0.0.1"},
+			{Key: "host", Value: cmp.Or(n.Host, "127.0.0.1")},
 			{Key: "ports", Value: section{
 				{Key: "api", Value: n.Ports.API},
 				{Key: "gossip", Value: n.Ports.Gossip},
@@ -72,8 +86,8 @@ func sandboxMembers(c sandbox.Cluster) []section {
 				{Key: "rw", Value: n.Ports.RW},
 				{Key: "ro", Value: n.Ports.RO},
 			}},
-			{Key: "mysql", Value: sandbox.Addr(n.Ports.MySQL)},
-			{Key: "mysql_admin", Value: sandbox.Addr(n.Ports.MySQLAdmin)},
+			{Key: "mysql", Value: n.Addr(n.Ports.MySQL)},
+			{Key: "mysql_admin", Value: n.Addr(n.Ports.MySQLAdmin)},
 			{Key: "voter", Value: i < sandboxVoters(len(c.Nodes))},
 		})
 	}

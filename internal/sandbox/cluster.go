@@ -45,6 +45,11 @@ type Node struct {
 	// Socket is the server's unix socket. It is in the node's folder unless
 	// that path is too long for a socket.
 	Socket string `json:"socket"`
+	// Host is the address its server and agent listen on; empty is 127.0.0.1.
+	Host string `json:"host,omitempty"`
+	// Enter is put before the commands of its server and agent, to run them on
+	// that host.
+	Enter []string `json:"enter,omitempty"`
 	// Dir is the node's folder: absolute.
 	Dir string `json:"dir"`
 }
@@ -96,6 +101,14 @@ func (c Cluster) node(name string) (Node, error) {
 		names = append(names, n.Name)
 	}
 	return Node{}, fmt.Errorf("find node %q: there are %v", name, names)
+}
+
+// Addr is host:port of one of the node's ports.
+func (n Node) Addr(port int) string {
+	if n.Host == "" {
+		return Addr(port)
+	}
+	return net.JoinHostPort(n.Host, strconv.Itoa(port))
 }
 
 // Datadir is the server's data directory.

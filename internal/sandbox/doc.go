@@ -1,5 +1,6 @@
 // Package sandbox runs a whole cluster, real servers and agents, as processes
-// of the current user in one folder, on loopback ports.
+// of the current user in one folder, on loopback ports. Plan puts its nodes on
+// hosts of their own instead (nethost), where their network can be cut.
 //
 // It owns the folder: the plan of the cluster (plan.json), what others need to
 // use it (sandbox.json), secrets, data directories, logs, and the supervisor, a

@@ -11,6 +11,8 @@ var (
 	ErrRunning = errors.New("sandbox is running already")
 	// ErrNoSandbox is returned for a folder that holds no sandbox.
 	ErrNoSandbox = errors.New("no sandbox in this folder")
+	// ErrExists is returned by Plan for a folder that holds a sandbox already.
+	ErrExists = errors.New("there is a sandbox in this folder already")
 	// ErrPortTaken is returned by Up when somebody listens on a port it
 	// needs; the message names it. Choose another base port.
 	ErrPortTaken = errors.New("port is taken")

@@ -21,7 +21,11 @@ func (c Cluster) awaitHealth(ctx context.Context, o Options) error {
 	if err != nil {
 		return fmt.Errorf("read operator token: %w", err)
 	}
-	client := &http.Client{Timeout: 2 * time.Second, Transport: &http.Transport{}}
+	client, err := c.HTTPClient()
+	if err != nil {
+		return err
+	}
+	client.Timeout = 2 * time.Second
 	defer client.CloseIdleConnections()
 	ask := asker{client: client, token: strings.TrimSpace(string(token)), replicas: len(c.Nodes) - 1}
 	began := time.Now()
@@ -132,7 +136,7 @@ func (a asker) node(ctx context.Context, n Node) sight {
 // get returns the body of an answer; with an error unless it is 200, and nil
 // if there was no answer.
 func (a asker) get(ctx context.Context, n Node, path string) ([]byte, error) {
-	request, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+Addr(n.Ports.API)+path, http.NoBody)
+	request, err := http.NewRequestWithContext(ctx, http.MethodGet, n.APIBase()+path, http.NoBody)
 	if err != nil {
 		return nil, fmt.Errorf("ask agent: %w", err)
 	}

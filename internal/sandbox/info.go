@@ -73,11 +73,11 @@ func (c Cluster) info() (Info, error) {
 		info.Nodes = append(info.Nodes, NodeInfo{
 			Name: n.Name,
 			MySQL: MySQLInfo{
-				Address: Addr(n.Ports.MySQL), Socket: n.Socket, Datadir: n.Datadir(), PIDFile: n.MySQLPIDFile(),
+				Address: n.Addr(n.Ports.MySQL), Socket: n.Socket, Datadir: n.Datadir(), PIDFile: n.MySQLPIDFile(),
 				AppUser: c.App.User, AppPassword: c.App.Password, AppDatabase: c.App.Database,
 			},
 			Agent: AgentInfo{
-				API: Addr(n.Ports.API), RW: Addr(n.Ports.RW), RO: Addr(n.Ports.RO),
+				API: n.Addr(n.Ports.API), RW: n.Addr(n.Ports.RW), RO: n.Addr(n.Ports.RO),
 				PIDFile: n.AgentPIDFile(), ConfigFile: n.AgentConfigFile(), LogFile: n.AgentLog(),
 			},
 		})

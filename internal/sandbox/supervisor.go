@@ -112,7 +112,7 @@ func (s *supervisor) mysqlUnit(n Node) *unit {
 		ctx, cancel := context.WithTimeoutCause(ctx, time.Minute, errors.New("mysqld is not ready after a minute"))
 		defer cancel()
 		server, err := mysqld.Start(ctx, s.dist, mysqld.Spec{
-			Dir: n.Dir, Port: n.Ports.MySQL, AdminPort: n.Ports.MySQLAdmin, ServerID: n.ServerID,
+			Dir: n.Dir, Host: n.Host, Enter: n.Enter, Port: n.Ports.MySQL, AdminPort: n.Ports.MySQLAdmin, ServerID: n.ServerID,
 			Env: []string{s.cluster.Mark()}, DieWithParent: true,
 		})
 		if err != nil {
@@ -128,7 +128,7 @@ func (s *supervisor) agentUnit(n Node) *unit {
 	u.again = func(int) (bool, bool) { return true, false }
 	u.start = func(context.Context) (*process.Process, error) {
 		p, err := process.Start(process.Spec{
-			Command: []string{s.program, "agent", "--config", n.AgentConfigFile()},
+			Command: slices.Concat(n.Enter, []string{s.program, "agent", "--config", n.AgentConfigFile()}),
 			Dir:     n.Dir,
 			Env:     []string{s.cluster.Mark()},
 			LogFile: n.AgentLog(),

@@ -191,7 +191,7 @@ func (c Cluster) prepare(ctx context.Context, o Options) (Info, error) {
 	failures := make([]error, len(c.Nodes))
 	var copies sync.WaitGroup
 	for i, n := range c.Nodes {
-		if _, err := os.Stat(n.Datadir()); err == nil {
+		if mysqld.HasData(n.Dir) {
 			continue
 		}
 		copies.Go(func() { failures[i] = mysqld.NewDatadir(template, n.Dir) })
@@ -279,7 +279,7 @@ func (c Cluster) awaitServers(ctx context.Context, out io.Writer) error {
 				if !told[n.Name] {
 					told[n.Name] = true
 					fmt.Fprintf(out, "%s  mysqld on %s, process %d, %.1f s\n",
-						n.Name, Addr(c.Nodes[i].Ports.MySQL), n.MySQL.PID, time.Since(began).Seconds())
+						n.Name, c.Nodes[i].Addr(c.Nodes[i].Ports.MySQL), n.MySQL.PID, time.Since(began).Seconds())
 				}
 			}
 		}

@@ -31,7 +31,6 @@ func settings() []string {
 		"--log-replica-updates=ON",
 		"--replica-preserve-commit-order=ON",
 		"--replica-parallel-workers=8",
-		"--report-host=127.0.0.1",
 		// Small: three servers and their agents fit in 2.5 GiB.
 		"--innodb-buffer-pool-size=48M",
 		"--innodb-redo-log-capacity=32M",
@@ -53,8 +52,7 @@ func settings() []string {
 		"--performance-schema-events-waits-history-long-size=10",
 		"--performance-schema-events-transactions-history-long-size=10",
 		"--performance-schema-max-sql-text-length=256",
-		// Its own folder and the loopback interface, nothing else.
-		"--bind-address=127.0.0.1",
+		// Its own folder and its own host, nothing else.
 		"--skip-name-resolve=ON",
 		"--mysqlx=OFF",
 		"--secure-file-priv=NULL",
@@ -74,12 +72,14 @@ func arguments(dist Distribution, spec Spec, socket string) []string {
 		"--tmpdir="+filepath.Join(spec.Dir, "tmp"),
 		"--pid-file="+filepath.Join(spec.Dir, "mysqld.pid"),
 		"--socket="+socket,
+		"--bind-address="+spec.Host,
+		"--report-host="+spec.Host,
 		fmt.Sprintf("--port=%d", spec.Port),
 		fmt.Sprintf("--report-port=%d", spec.Port),
 		fmt.Sprintf("--server-id=%d", spec.ServerID),
 	)
 	if spec.AdminPort != 0 {
-		args = append(args, "--admin-address=127.0.0.1", fmt.Sprintf("--admin-port=%d", spec.AdminPort),
+		args = append(args, "--admin-address="+spec.Host, fmt.Sprintf("--admin-port=%d", spec.AdminPort),
 			"--create-admin-listener-thread=ON")
 	}
 	return append(args, spec.Args...)

@@ -6,6 +6,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
@@ -22,14 +23,19 @@ type Spec struct {
 	// Dir is the server's folder: data/ in it is a copy of a template (see
 	// NewDatadir); socket, pid file and log are put beside it.
 	Dir string
-	// Port and AdminPort are TCP ports on 127.0.0.1; no AdminPort, no
-	// administrative listener.
+	// Host is the address it listens on; empty is 127.0.0.1.
+	Host string
+	// Port and AdminPort are TCP ports there; no AdminPort, no administrative
+	// listener.
 	Port, AdminPort int
 	ServerID        uint32
 	// Args are further server arguments; a later one overrides.
 	Args []string
 	// Env are variables added to the process's environment, key=value.
 	Env []string
+	// Enter is put before the server's command, to run it on another host of
+	// this machine (nethost).
+	Enter []string
 	// DieWithParent has the kernel kill the server when this process dies.
 	DieWithParent bool
 }
@@ -66,6 +72,9 @@ func Start(ctx context.Context, dist Distribution, spec Spec) (*Server, error) {
 }
 
 func launch(dist Distribution, spec Spec) (*Server, error) {
+	if spec.Host == "" {
+		spec.Host = "127.0.0.1"
+	}
 	socket, err := SocketPath(spec.Dir, "mysql.sock")
 	if err != nil {
 		return nil, err
@@ -79,7 +88,7 @@ func launch(dist Distribution, spec Spec) (*Server, error) {
 		return nil, fmt.Errorf("create folder of mysqld: %w", err)
 	}
 	s := &Server{
-		Addr:    net.JoinHostPort("127.0.0.1", strconv.Itoa(spec.Port)),
+		Addr:    net.JoinHostPort(spec.Host, strconv.Itoa(spec.Port)),
 		Socket:  socket,
 		Dir:     spec.Dir,
 		Datadir: filepath.Join(spec.Dir, "data"),
@@ -87,10 +96,10 @@ func launch(dist Distribution, spec Spec) (*Server, error) {
 		LogFile: filepath.Join(spec.Dir, "mysqld.log"),
 	}
 	if spec.AdminPort != 0 {
-		s.AdminAddr = net.JoinHostPort("127.0.0.1", strconv.Itoa(spec.AdminPort))
+		s.AdminAddr = net.JoinHostPort(spec.Host, strconv.Itoa(spec.AdminPort))
 	}
 	s.Process, err = process.Start(process.Spec{
-		Command: append(dist.Command("mysqld"), arguments(dist, spec, socket)...),
+		Command: slices.Concat(spec.Enter, dist.Command("mysqld"), arguments(dist, spec, socket)),
 		// Tells the server that somebody will start it again: without it, RESTART
 		// and the end of a clone are errors. It asks by exit code ExitRestart.
 		Env:           append([]string{fmt.Sprintf("MYSQLD_PARENT_PID=%d", os.Getpid())}, spec.Env...),

@@ -124,13 +124,14 @@ func execute(ctx context.Context, server *Server, statements []string) error {
 }
 
 // NewDatadir gives the server folder dir a data directory of its own, a copy
-// of the template. The folder must have none.
+// of the template. The folder must have none, or an empty one: a disk of its
+// own.
 func NewDatadir(template, dir string) error {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
 		return fmt.Errorf("create folder of mysqld: %w", err)
 	}
 	datadir := filepath.Join(dir, "data")
-	if _, err := os.Stat(datadir); err == nil {
+	if HasData(dir) {
 		return fmt.Errorf("copy template: %w: %s", fs.ErrExist, datadir)
 	}
 	if err := copyTree(template, datadir); err != nil {
@@ -138,6 +139,13 @@ func NewDatadir(template, dir string) error {
 		return fmt.Errorf("copy template: %w", err)
 	}
 	return nil
+}
+
+// HasData tells whether there is anything in the data directory of a server
+// folder.
+func HasData(dir string) bool {
+	entries, err := os.ReadDir(filepath.Join(dir, "data"))
+	return err == nil && len(entries) > 0
 }
 
 // copyTree copies folders and regular files with their permissions. Data is
