@@ -6,6 +6,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	"interrex/internal/gtid"
 )
 
 func TestConfigReportsEveryFault(t *testing.T) {
@@ -51,20 +53,40 @@ func TestCheckVersion(t *testing.T) {
 
 func TestGrantsGiveNoMoreThanNeeded(t *testing.T) {
 	text := strings.Join(Grants(GrantSpec{
-		Controller: Account{"c", "%", `p'\w`}, Repl: Account{"r", "%", "x"}, Clone: Account{"k", "%", "y"},
+		Controller: Account{"c", "%", `p'\w`}, Repl: []Account{{"r", "%", "x"}}, Clone: []Account{{"k", "%", "y"}},
 	}), ";\n")
-	for _, never := range []string{"SUPER", "FILE", "SHUTDOWN", "ALL PRIVILEGES", "GRANT OPTION", "GRANT SELECT ON *.*"} {
+	for _, never := range []string{"SUPER", "FILE", "SHUTDOWN", "ALL PRIVILEGES", "GRANT CREATE USER", "GRANT SELECT ON *.*", "GRANT SELECT ON mysql"} {
 		require.NotContains(t, text, never)
 	}
 	require.Contains(t, text, `IDENTIFIED BY 'p''\\w'`)
 	require.True(t, strings.HasPrefix(text, "SET SESSION sql_log_bin = OFF"), "no errant transactions")
 	require.Contains(t, text, "GRANT REPLICATION SLAVE ON *.* TO 'r'@'%'")
 	require.Contains(t, text, "CREATE TABLE IF NOT EXISTS `interrex`.marker")
-	require.Equal(t, 3, strings.Count(text, "CREATE USER"))
+	require.Equal(t, 3, strings.Count(text, "CREATE USER IF"))
+	require.Equal(t, 1, strings.Count(text, "GRANT OPTION"))
+	require.Contains(t, text, "GRANT REPLICATION SLAVE ON *.* TO 'c'@'%' WITH GRANT OPTION")
 
 	one := Account{"u", "%", "x"}
-	text = strings.Join(Grants(GrantSpec{Controller: one, Repl: one, Clone: one}), ";\n")
+	text = strings.Join(Grants(GrantSpec{Controller: one, Repl: []Account{one}, Clone: []Account{one}}), ";\n")
 	require.Equal(t, 1, strings.Count(text, "CREATE USER"), "one account in all roles is made once")
 	require.Contains(t, text, "CLONE_ADMIN, REPLICATION SLAVE, BACKUP_ADMIN ON *.* TO 'u'@'%'")
 	require.Empty(t, GrantReason("SUPER"))
+}
+
+// TestOwnedGTIDs: as the server prints them, also where a thread's number runs
+// into the digits of the next UUID.
+func TestOwnedGTIDs(t *testing.T) {
+	const a, b = "b47e44e7-e6c1-11f1-a562-02fc00000001", "12345678-e6c1-11f1-85ec-02fc00000001"
+	for text, want := range map[string]string{
+		"":                              "",
+		a + ":31#45":                    a + ":31",
+		a + ":31#45:33#46":              a + ":31:33",
+		a + ":31#45" + b + ":7#8":       a + ":31," + b + ":7",
+		a + ":31#45," + b + ":7#8":      a + ":31," + b + ":7",
+		a + ":tag:31#45\n" + b + ":7#8": a + ":tag:31," + b + ":7",
+	} {
+		got, err := parseOwned(text)
+		require.NoError(t, err, text)
+		require.True(t, got.Equal(gtid.MustParse(want)), "%s: %s", text, got)
+	}
 }

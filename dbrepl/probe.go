@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"regexp"
 	"strconv"
+	"strings"
 	"time"
 
 	"interrex/internal/gtid"
@@ -83,7 +84,7 @@ func (i *Instance) readVariables(ctx context.Context, q querier, f features, s *
 		return err
 	}
 	var err error
-	if s.Committing, err = gtid.Parse(owner.ReplaceAllString(owned, "")); err != nil {
+	if s.Committing, err = parseOwned(owned); err != nil {
 		return err
 	}
 	if s.Executed, err = gtid.Parse(executed); err != nil {
@@ -93,8 +94,18 @@ func (i *Instance) readVariables(ctx context.Context, q querier, f features, s *
 	return checkVersion(s.Version)
 }
 
-// owner is the thread that the server names behind each GTID in gtid_owned.
-var owner = regexp.MustCompile(`#\d+`)
+// parseOwned reads gtid_owned: each GTID is followed by the thread that owns it
+// (#45), and nothing is between the last one of a server and the next server's
+// UUID: two servers own some while a replica applies what both have written.
+func parseOwned(text string) (gtid.Set, error) {
+	text = serverUUID.ReplaceAllString(text, ",$0")
+	return gtid.Parse(strings.Trim(ownerThread.ReplaceAllString(text, ""), ","))
+}
+
+var (
+	serverUUID  = regexp.MustCompile(`[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}`)
+	ownerThread = regexp.MustCompile(`#\d+`)
+)
 
 // stateQuery asks for all that is in the performance schema, as one row.
 // The time since the last sign of the source is by the server's own clock.
