@@ -231,8 +231,8 @@ func (i *Instance) threads(ctx context.Context, query string) ([]uint64, error) 
 	return listThreads(ctx, i.command, query)
 }
 
-func listThreads(ctx context.Context, q querier, query string) ([]uint64, error) {
-	rows, err := q.QueryContext(ctx, query)
+func listThreads(ctx context.Context, q querier, query string, args ...any) ([]uint64, error) {
+	rows, err := q.QueryContext(ctx, query, args...)
 	if err != nil {
 		return nil, fmt.Errorf("list sessions: %w", err)
 	}

@@ -167,7 +167,7 @@ func rejoin(t *testing.T, c *cluster, before gtid.Set) {
 	uuid := c.a.status(t).ServerUUID
 	var stages []dbrepl.CloneProgress
 	go func() {
-		cloned <- c.a.Clone(ctx, c.b.server.Addr, accounts.Clone.User, accounts.Clone.Password,
+		cloned <- c.a.Clone(ctx, c.b.server.Addr, accounts.Clone[0].User, accounts.Clone[0].Password,
 			func(p dbrepl.CloneProgress) { stages = append(stages, p) })
 	}()
 	select { // as a supervisor

@@ -25,8 +25,12 @@ const patience = time.Minute
 
 var accounts = dbrepl.GrantSpec{
 	Controller: dbrepl.Account{User: "controller", Host: "%", Password: `con'tr\oller`},
-	Repl:       dbrepl.Account{User: "replication", Host: "%", Password: "repl'ica"},
-	Clone:      dbrepl.Account{User: "cloner", Host: "%", Password: "clo'ne"},
+	Repl: []dbrepl.Account{
+		{User: "replication_a", Host: "%", Password: "repl'ica"},
+		{User: "replication_b", Host: "%", Password: "repl'ica"},
+		{User: "replication_c", Host: "%", Password: "repl'ica"},
+	},
+	Clone: []dbrepl.Account{{User: "cloner", Host: "%", Password: "clo'ne"}},
 }
 
 // initSQL prepares servers with exactly what Grants says, and an application.
@@ -72,7 +76,7 @@ func (n *node) config(t *testing.T) dbrepl.Config {
 	cfg := dbrepl.DefaultConfig()
 	cfg.Address, cfg.AdminAddress = n.server.Addr, n.server.AdminAddr
 	cfg.User, cfg.Password = accounts.Controller.User, accounts.Controller.Password
-	cfg.ReplUser, cfg.ReplPassword = accounts.Repl.User, accounts.Repl.Password
+	cfg.ReplUser, cfg.ReplPassword = "replication_"+n.name, accounts.Repl[0].Password
 	cfg.ConnectTimeout, cfg.QueryTimeout = 5*time.Second, 5*time.Second
 	cfg.MysqlBinlog = mysqldtest.Distribution(t).Command("mysqlbinlog")
 	return cfg

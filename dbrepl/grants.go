@@ -1,6 +1,9 @@
 package dbrepl
 
-import "strings"
+import (
+	"slices"
+	"strings"
+)
 
 // Account is a MySQL account and its password.
 type Account struct {
@@ -10,10 +13,10 @@ type Account struct {
 
 // GrantSpec says whom Grants makes.
 type GrantSpec struct {
-	Schema     string  // default interrex
-	Controller Account // the agent of this node, on its own instance
-	Repl       Account // replicas, on their source
-	Clone      Account // an instance that is rebuilt, on its donor
+	Schema     string    // default interrex
+	Controller Account   // the agent of this node, on its own instance
+	Repl       []Account // replicas, on their source: one for each member
+	Clone      []Account // an instance that is rebuilt, on its donor
 }
 
 // privilege is one that Grants grants, and what it is for.
@@ -31,15 +34,15 @@ var controllerPrivileges = []privilege{
 	{"CONNECTION_ADMIN", "end clients' sessions; write the epoch marker while the server is closed for others"},
 	{"SERVICE_CONNECTION_ADMIN", "get in by the administrative listener when max_connections is used up"},
 	{"CLONE_ADMIN", "rebuild this server from another one"},
+	{"REPLICATION SLAVE", "receive the binary log; of a controller: take it from a replica that is to be shut out, and give it back (GRANT OPTION)"},
 }
 
 // otherPrivileges are those of the accounts that other instances log in with,
 // and the controller's on two schemas.
 func otherPrivileges() []privilege {
 	return []privilege{
-		{"REPLICATION SLAVE", "receive the binary log"},
 		{"BACKUP_ADMIN", "be cloned from: a rebuild logs in to the donor with this account"},
-		{"SELECT", "read the state of replication (performance_schema only)"},
+		{"SELECT", "read the state of replication (performance_schema); of mysql.user: which accounts may receive"},
 		{"ALL", "its own schema: the epoch marker"},
 	}
 }
@@ -70,10 +73,17 @@ func Grants(spec GrantSpec) []string {
 	for _, p := range controllerPrivileges {
 		control = append(control, p.name)
 	}
-	roles := []struct {
+	type role struct {
 		account Account
 		global  []string
-	}{{spec.Controller, control}, {spec.Repl, []string{"REPLICATION SLAVE"}}, {spec.Clone, []string{"BACKUP_ADMIN"}}}
+	}
+	roles := []role{{spec.Controller, control}}
+	for _, a := range spec.Repl {
+		roles = append(roles, role{a, []string{"REPLICATION SLAVE"}})
+	}
+	for _, a := range spec.Clone {
+		roles = append(roles, role{a, []string{"BACKUP_ADMIN"}})
+	}
 	made := map[string]bool{}
 	for i, r := range roles {
 		name := r.account.name()
@@ -84,7 +94,7 @@ func Grants(spec GrantSpec) []string {
 		var global []string
 		for _, same := range roles[i:] {
 			if same.account.name() == name {
-				global = append(global, same.global...)
+				global = append(global, slices.DeleteFunc(slices.Clone(same.global), func(p string) bool { return slices.Contains(global, p) })...)
 			}
 		}
 		statements = append(statements,
@@ -93,6 +103,8 @@ func Grants(spec GrantSpec) []string {
 	}
 	controller := spec.Controller.name()
 	return append(statements,
+		"GRANT REPLICATION SLAVE ON *.* TO "+controller+" WITH GRANT OPTION",
+		"GRANT SELECT (user, host, repl_slave_priv) ON mysql.user TO "+controller,
 		"GRANT SELECT ON performance_schema.* TO "+controller,
 		"CREATE SCHEMA IF NOT EXISTS `"+spec.Schema+"`",
 		markerDDL(spec.Schema),

@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"database/sql/driver"
 	"fmt"
+	"maps"
 	"sync/atomic"
 	"time"
 
@@ -25,9 +26,10 @@ const commandIdle = 2
 type Instance struct {
 	cfg Config
 	log *zap.Logger
-	// Three pools, so that a stuck command never blocks a probe, and a probe
-	// that waits for a lock in the server never blocks a ping.
-	ping, probe, command *sql.DB
+	// Pools of their own, so that a stuck command never blocks a probe, and a
+	// probe that waits for a lock in the server never blocks a ping. What is
+	// done in local stays out of the binary log.
+	ping, probe, command, local *sql.DB
 	// known is what the instance was last seen to have; the questions of a
 	// probe depend on it.
 	known atomic.Pointer[features]
@@ -46,12 +48,14 @@ func Open(cfg Config, log *zap.Logger) (*Instance, error) {
 		read  time.Duration // a backstop: contexts bound calls
 		limit int
 		idle  int
+		with  map[string]string // variables of its sessions
 	}{
-		{&i.ping, 2 * i.cfg.QueryTimeout, 1, 1},
-		{&i.probe, 2 * i.cfg.QueryTimeout, 1, 1},
-		{&i.command, 0, 0, commandIdle},
+		{&i.ping, 2 * i.cfg.QueryTimeout, 1, 1, nil},
+		{&i.probe, 2 * i.cfg.QueryTimeout, 1, 1, nil},
+		{&i.command, 0, 0, commandIdle, nil},
+		{&i.local, 0, 1, -1, map[string]string{"sql_log_bin": "0"}},
 	} {
-		c, err := i.connector(pool.read)
+		c, err := i.connector(pool.read, pool.with)
 		if err != nil {
 			return nil, fmt.Errorf("open instance: %w", err)
 		}
@@ -64,7 +68,7 @@ func Open(cfg Config, log *zap.Logger) (*Instance, error) {
 
 // Close ends the connections. Calls that run end with an error.
 func (i *Instance) Close() error {
-	for _, db := range []*sql.DB{i.ping, i.probe, i.command} {
+	for _, db := range []*sql.DB{i.ping, i.probe, i.command, i.local} {
 		if err := db.Close(); err != nil {
 			return fmt.Errorf("close connections: %w", err)
 		}
@@ -96,7 +100,7 @@ func (l driverLog) Print(v ...any) {
 	l.log.Debug("mysql driver", zap.String("message", fmt.Sprint(v...)))
 }
 
-func (i *Instance) connector(readTimeout time.Duration) (driver.Connector, error) {
+func (i *Instance) connector(readTimeout time.Duration, with map[string]string) (driver.Connector, error) {
 	c := mysql.NewConfig()
 	c.Net, c.Addr = i.cfg.endpoint()
 	c.User, c.Passwd = i.cfg.User, i.cfg.Password
@@ -116,6 +120,7 @@ func (i *Instance) connector(readTimeout time.Duration) (driver.Connector, error
 		"sql_mode":           "'STRICT_TRANS_TABLES'",
 		"max_execution_time": "0",
 	}
+	maps.Copy(c.Params, with)
 	inner, err := mysql.NewConnector(c)
 	if err != nil {
 		return nil, err
@@ -148,10 +153,14 @@ func (i *Instance) Ping(ctx context.Context) error {
 // gone on to something else; if the end cannot be seen, the error is
 // ErrOutcomeUnknown. A statement that was faster than the kill has succeeded.
 func (i *Instance) order(ctx context.Context, statement string, args ...any) error {
+	return i.orderOn(ctx, i.command, statement, args...)
+}
+
+func (i *Instance) orderOn(ctx context.Context, pool *sql.DB, statement string, args ...any) error {
 	if err := ctx.Err(); err != nil {
 		return err // an order that was called off is not sent at all
 	}
-	conn, err := i.command.Conn(ctx)
+	conn, err := pool.Conn(ctx)
 	if err != nil {
 		return err
 	}

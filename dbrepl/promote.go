@@ -2,6 +2,7 @@ package dbrepl
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"math"
 
@@ -55,22 +56,35 @@ func (i *Instance) arm(ctx context.Context, k int) error {
 	return nil
 }
 
-// WriteMarker writes the epoch's marker row while the instance is still closed
-// for everybody else (read_only stays ON, super_read_only goes OFF), and
-// returns the executed set when it is acknowledged. When ctx ends first the
+// Degrade makes commits wait for nobody, those that wait now among them. The
+// caller has recorded it before (I4): what is answered from now on may be lost
+// with this instance. It may take the server a second. Arm undoes it.
+func (i *Instance) Degrade(ctx context.Context) error {
+	if err := i.order(ctx, "SET GLOBAL rpl_semi_sync_source_enabled = OFF"); err != nil {
+		return fmt.Errorf("degrade: %w", err)
+	}
+	return nil
+}
+
+// WriteMarker lets the receivers in that are to acknowledge it (LetIn), writes
+// the epoch's marker row while the instance is still closed for everybody else
+// (read_only stays ON, super_read_only goes OFF), and returns the executed set when it is acknowledged. When ctx ends first the
 // error is ErrOutcomeUnknown: the row is in the binary log and may be
 // acknowledged later; super_read_only stays OFF, as it could not be closed
 // behind a waiting commit. It may be repeated for the same epoch.
-func (i *Instance) WriteMarker(ctx context.Context, m topology.Marker) (gtid.Set, error) {
-	executed, err := i.writeMarker(ctx, m)
+func (i *Instance) WriteMarker(ctx context.Context, m topology.Marker, receivers ...string) (gtid.Set, error) {
+	executed, err := i.writeMarker(ctx, m, receivers)
 	if err != nil {
 		return gtid.Set{}, fmt.Errorf("write marker of epoch %d: %w", m.Epoch, err)
 	}
 	return executed, nil
 }
 
-func (i *Instance) writeMarker(ctx context.Context, m topology.Marker) (gtid.Set, error) {
+func (i *Instance) writeMarker(ctx context.Context, m topology.Marker, receivers []string) (gtid.Set, error) {
 	if err := i.order(ctx, "SET GLOBAL super_read_only = OFF"); err != nil {
+		return gtid.Set{}, err
+	}
+	if err := i.LetIn(ctx, receivers...); err != nil && !errors.Is(err, ErrNoAccount) {
 		return gtid.Set{}, err
 	}
 	err := i.order(ctx, "REPLACE INTO "+i.markerTable()+" (epoch, node, written_at) VALUES (?, ?, ?)",

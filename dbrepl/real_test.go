@@ -28,6 +28,7 @@ func TestOnRealServers(t *testing.T) {
 		{"stale primary", stalePrimary},
 		{"stop server", stopServer},
 		{"GTID sets as the server sees them", crossCheck},
+		{"shut out and let in", shutOutAndLetIn},
 		{"classify failures", classify},
 	} {
 		if !t.Run(scenario.name, func(t *testing.T) { scenario.run(t, c) }) {

@@ -28,7 +28,13 @@ func (s State) clone() State {
 		paused := *s.Paused
 		s.Paused = &paused
 	}
+	if s.Degraded != nil {
+		degraded := *s.Degraded
+		s.Degraded = &degraded
+	}
 	s.Register.Ackers = slices.Clone(s.Register.Ackers)
+	s.Register.Shut = slices.Clone(s.Register.Shut)
+	s.Register.Accounts = maps.Clone(s.Register.Accounts)
 	s.Sources = maps.Clone(s.Sources)
 	return s
 }

@@ -2,6 +2,8 @@ package election
 
 import (
 	"encoding/json"
+	"maps"
+	"slices"
 	"time"
 
 	"interrex/internal/gtid"
@@ -29,9 +31,12 @@ type State struct {
 	// again (I1).
 	// An empty name means that an order to change is on its way: it may
 	// acknowledge either until it is seen at the new one.
-	Sources   map[topology.NodeName]topology.NodeName `json:"sources,omitempty"`
-	Operation *Operation                              `json:"operation,omitempty"` // nil when none is in flight
-	Paused    *Pause                                  `json:"paused,omitempty"`
+	Sources map[topology.NodeName]topology.NodeName `json:"sources,omitempty"`
+	// Degraded is set while the primary answers commits that no other instance
+	// has (I4): K is 0 then.
+	Degraded  *Degraded  `json:"degraded,omitempty"`
+	Operation *Operation `json:"operation,omitempty"` // nil when none is in flight
+	Paused    *Pause     `json:"paused,omitempty"`
 }
 
 // Phase says how far the recorded primary has come in its epoch.
@@ -58,21 +63,38 @@ type Primary struct {
 	Base gtid.Set `json:"base"`
 }
 
-// Register is the acker register of the primary's epoch (I3): every instance
-// whose acknowledgement the primary may count, and how many it waits for.
+// Register is the acker register of the primary's epoch (I3). Ackers and K are
+// what proofs count on: nobody else can acknowledge a commit of the primary,
+// and it waits for at least K. The primary's server is at all times at least
+// as strict; Shut and NextK say in what it is to become stricter, before
+// Ackers and K may say so, too.
 type Register struct {
 	Ackers []topology.NodeName `json:"ackers"`
 	K      int                 `json:"k"`
+	// Shut are the members that the primary is to keep from receiving: ackers
+	// that are to be dropped, and those that were and have not been seen since.
+	Shut []topology.NodeName `json:"shut,omitempty"`
+	// NextK, if not 0, is above K: the primary is to wait for as many.
+	NextK int `json:"next_k,omitempty"`
+	// Accounts are the replication users with which Ackers and Shut receive.
+	Accounts map[topology.NodeName]string `json:"accounts,omitempty"`
+}
+
+// Acks is how many acknowledgements the primary is to wait for now.
+func (r Register) Acks() int { return max(r.K, r.NextK) }
+
+// IsShut tells whether the primary is to keep node from receiving.
+func (r Register) IsShut(node topology.NodeName) bool { return slices.Contains(r.Shut, node) }
+
+// Equal tells whether two registers ask the same of the primary.
+func (r Register) Equal(o Register) bool {
+	return r.K == o.K && r.NextK == o.NextK && slices.Equal(r.Ackers, o.Ackers) &&
+		slices.Equal(r.Shut, o.Shut) && maps.Equal(r.Accounts, o.Accounts)
 }
 
 // Has tells whether node is a registered acker.
 func (r Register) Has(node topology.NodeName) bool {
-	for _, a := range r.Ackers {
-		if a == node {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(r.Ackers, node)
 }
 
 // Needed is the number of registered ackers that must be frozen before no
@@ -104,6 +126,12 @@ type Operation struct {
 	// Facts is what the step was begun with, for the next leader and the
 	// reader of the ledger.
 	Facts json.RawMessage `json:"facts,omitempty"`
+}
+
+// Degraded says since when, and why, commits are not lossless.
+type Degraded struct {
+	Since  time.Time `json:"since"`
+	Reason string    `json:"reason"`
 }
 
 // Pause stops automatic operations until it is lifted.

@@ -53,6 +53,7 @@ type Controller struct {
 	log      *zap.Logger
 	requests chan switchoverRequest
 	busy     atomic.Bool
+	register *registrar
 	rejoin   *rejoiner
 
 	orders  sync.WaitGroup // orders of operations that have ended
@@ -88,7 +89,7 @@ func NewController(cfg ControllerConfig, log *zap.Logger) *Controller {
 	log = log.Named("failover")
 	return &Controller{
 		cfg: cfg, log: log, requests: make(chan switchoverRequest),
-		rejoin: newRejoiner(cfg, log),
+		register: newRegistrar(cfg, log), rejoin: newRejoiner(cfg, log),
 	}
 }
 
@@ -192,6 +193,7 @@ func (c *Controller) beginTidying(ctx context.Context, v View) {
 	go func() {
 		defer close(pass.done)
 		defer cancel()
+		c.register.tidy(tctx, v)
 		c.rejoin.tidy(tctx, v)
 		if place {
 			c.place(tctx, v)
@@ -240,7 +242,7 @@ func (c *Controller) backOff() {
 func (c *Controller) plan(v View, kind election.Kind, cause string, to topology.NodeName) Plan {
 	p := Plan{
 		Kind: kind, To: to, Cause: cause, Old: v.State.Primary, Register: v.State.Register,
-		Members: v.Members, Evidence: v.Primary, Acks: c.cfg.Policy.Acks,
+		Members: v.Members, Evidence: v.Primary, Acks: c.cfg.Policy.minAcks(), Policy: c.cfg.Policy,
 		Gates: slices.DeleteFunc(decideGates(v, c.cfg.Policy, to), func(g Gate) bool { return g.Operation != kind }),
 		// If the record has changed since v, claiming fails: acting on a
 		// register that is not the recorded one would prove nothing (I1).

@@ -15,8 +15,14 @@ import (
 type Policy struct {
 	// Automatic: fail over on a Failed verdict without being asked.
 	Automatic bool
-	// Acks is k: how many ackers the primary waits for.
+	// Acks is k: how many ackers the primary waits for; 0 is auto: half of the
+	// instances, and fewer, but at least one, when fewer are left.
 	Acks int
+	// Degrade: with fewer ackers than Acks left, the primary waits for those
+	// there are, and for nobody when none is left (I4). Otherwise writes wait.
+	Degrade bool
+	// DropAfter is how long an acker may be missing before it is dropped.
+	DropAfter time.Duration
 	// MaxLag is how far a switchover's candidate may be behind.
 	MaxLag time.Duration
 	// Rebuild: an instance with errant transactions is saved and rebuilt;
@@ -25,6 +31,30 @@ type Policy struct {
 	// Expected is how many members the configuration lists: bootstrap waits
 	// for all of them.
 	Expected int
+}
+
+// acks is how many acknowledgements the primary is to wait for, of so many
+// instances, where so many ackers are present.
+func (p Policy) acks(instances, present int) int {
+	want := p.Acks
+	if want == 0 {
+		want = max(1, min(instances/2, present))
+	}
+	if p.Degrade {
+		want = min(want, present)
+	}
+	return want
+}
+
+// minAcks is how many ackers a new primary must have at least.
+func (p Policy) minAcks() int {
+	switch {
+	case p.Degrade:
+		return 0
+	case p.Acks == 0:
+		return 1
+	}
+	return p.Acks
 }
 
 // The names of the gates (I10).
@@ -189,7 +219,7 @@ func decideFailoverGates(v View, p Policy, add addGate) {
 	add(election.Failover, gateFailed, v.Primary.Verdict == topology.Failed, v.Primary.Explanation, v.Primary.Explanation)
 	sv := withoutOld(expectedSurvey(v), *s.Primary)
 	add(election.Failover, gateRevocable, sv.proven(), sv.summary(), "no promotion possible: "+sv.summary()+"; waiting for "+missingFor(sv, s.Register))
-	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Failover, from: s.Primary.Node, minFollowers: p.Acks})
+	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Failover, from: s.Primary.Node, minFollowers: p.minAcks()})
 	add(election.Failover, gateCandidate, err == nil, fmt.Sprintf("%s would be promoted", c.Node), fmt.Sprint(err))
 }
 
@@ -247,7 +277,7 @@ func switchoverCandidate(v View, p Policy, to topology.NodeName) (Frozen, error)
 	if n, ok := v.Nodes[v.State.Primary.Node]; ok && n.Instance != nil {
 		sv.union = n.Instance.Executed.Union(n.Instance.Committing)
 	}
-	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Switchover, to: to, from: v.State.Primary.Node, minFollowers: p.Acks})
+	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Switchover, to: to, from: v.State.Primary.Node, minFollowers: p.minAcks()})
 	return c, err
 }
 

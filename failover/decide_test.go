@@ -317,6 +317,7 @@ func TestDecideTending(t *testing.T) {
 		change    []func(*View)
 		certified bool
 		promised  topology.Epoch
+		changed   bool // the register, since it was obeyed
 		want      tending
 	}{
 		{name: "a good replica", certified: true, promised: 5, want: tendNothing},
@@ -340,16 +341,21 @@ func TestDecideTending(t *testing.T) {
 			change: []func(*View){with(self, func(_ *NodeStatus, i *dbrepl.Status) { i.SemiSync.WaitSessions = 3 })},
 		},
 		{name: "the recorded primary is left alone", certified: true, promised: 5, want: tendNothing, change: []func(*View){primary(nil)}},
+		{name: "its register has changed", certified: true, promised: 5, changed: true, want: tendObey, change: []func(*View){primary(nil)}},
 		{
-			name: "it answers without acknowledgement (I2)", certified: true, promised: 5, want: tendArm,
+			name: "it waits for more than the register says", certified: true, promised: 5, want: tendObey,
+			change: []func(*View){primary(func(s *dbrepl.SemiSync) { s.WaitFor = 2 })},
+		},
+		{
+			name: "it answers without acknowledgement (I2)", certified: true, promised: 5, want: tendObey,
 			change: []func(*View){primary(func(s *dbrepl.SemiSync) { s.SourceEnabled = false })},
 		},
 		{
-			name: "it would after a time", certified: true, promised: 5, want: tendArm,
+			name: "it would after a time", certified: true, promised: 5, want: tendObey,
 			change: []func(*View){primary(func(s *dbrepl.SemiSync) { s.TimeoutMillis = 10000 })},
 		},
 		{
-			name: "it waits for fewer than the register says", certified: true, promised: 5, want: tendArm,
+			name: "it waits for fewer than the register says", certified: true, promised: 5, want: tendObey,
 			change: []func(*View){primary(func(s *dbrepl.SemiSync) { s.WaitFor = 0 })},
 		},
 		{
@@ -374,7 +380,7 @@ func TestDecideTending(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			v := quietView(c.change...)
-			require.Equal(t, c.want, decideTending(self, v.State, *v.Nodes[self].Instance, c.certified, c.promised))
+			require.Equal(t, c.want, decideTending(self, v.State, *v.Nodes[self].Instance, c.certified, c.promised, !c.changed))
 		})
 	}
 }

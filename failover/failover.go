@@ -261,6 +261,12 @@ func (o *operation) record(ctx context.Context, up caughtUp) (election.Primary, 
 	err := o.update(ctx, func(s *election.State) error {
 		s.Primary = &primary
 		s.Register, s.Sources = nextRegister(s, o.plan, up)
+		switch {
+		case s.Register.K > 0:
+			s.Degraded = nil
+		case s.Degraded == nil:
+			s.Degraded = &election.Degraded{Since: time.Now().UTC(), Reason: "no instance was left to acknowledge"}
+		}
 		s.Operation.Step = stepPromote
 		s.Operation.To = primary.Node
 		return nil

@@ -74,7 +74,7 @@ func newCluster(t *testing.T, instances int) *cluster {
 	}
 	for i := range instances {
 		s := c.fleet.add(i + 1)
-		c.store.members = append(c.store.members, topology.Member{Name: s.name, MySQL: s.address})
+		c.store.members = append(c.store.members, topology.Member{Name: s.name, MySQL: s.address, ReplicationUser: s.user()})
 	}
 	c.store.members = append(c.store.members, topology.Member{Name: "a1"}, topology.Member{Name: "a2"})
 	for _, m := range c.store.members {
@@ -103,12 +103,25 @@ func (c *cluster) newAgent(m topology.Member) *agent {
 	nodes := linkedNodes{c, m.Name}
 	a.watcher = NewWatcher(m.Name, a.registry, nodes, fakeDetector{c}, 0)
 	a.control = NewController(ControllerConfig{
-		Self: m.Name, Policy: Policy{Automatic: true, Acks: 1, MaxLag: time.Second, Expected: len(c.store.members)},
+		Self: m.Name, Policy: Policy{Automatic: true, Acks: 1, MaxLag: time.Second, DropAfter: 10 * time.Second, Expected: len(c.store.members)},
 		Limits: DefaultLimits(), Registry: a.registry, Leader: a.registry, Nodes: nodes, Watcher: a.watcher,
 		Verifier: routeVerifier{c, a.table}, Table: a.table,
 	}, zap.NewNop())
 	a.ctx, a.stop = context.WithCancel(context.Background())
 	return a
+}
+
+// policy changes what the operator wants, before the agents run.
+func (c *cluster) policy(change func(*Policy)) {
+	for _, a := range c.agents {
+		change(&a.control.cfg.Policy)
+		a.control.register.cfg.Policy, a.control.rejoin.cfg.Policy = a.control.cfg.Policy, a.control.cfg.Policy
+	}
+}
+
+// acks has the primary wait for k.
+func acks(k int) func(*cluster) {
+	return func(c *cluster) { c.policy(func(p *Policy) { p.Acks = k }) }
 }
 
 // restarter is a Rebuilder that can only restart.

@@ -81,6 +81,11 @@ func (l link) Close(ctx context.Context, req CloseRequest) (cl Closed, err error
 	return cl, err
 }
 
+func (l link) Obey(ctx context.Context, req ObeyRequest) (o Obeyed, err error) {
+	err = l.order(ctx, "obey", req.Epoch, func(ctx context.Context, k *Keeper) error { o, err = k.Obey(ctx, req); return err })
+	return o, err
+}
+
 func (l link) Rebuild(ctx context.Context, req RebuildRequest) error {
 	return l.order(ctx, "rebuild", req.Epoch, func(ctx context.Context, k *Keeper) error { return k.Rebuild(ctx, req) })
 }

@@ -64,8 +64,9 @@ type server struct {
 	source            *server
 	receiverOn        bool
 	acker             bool
-	held              bool // the applier does not get on
-	stalled           bool // the receiver is connected and gets nothing
+	shut              map[string]bool // users that may not receive from it
+	held              bool            // the applier does not get on
+	stalled           bool            // the receiver is connected and gets nothing
 	marker            topology.Marker
 	busy              bool // a transaction is open that keeps it from closing
 	retires           int
@@ -75,7 +76,7 @@ func (f *fleet) add(number int) *server {
 	s := &server{
 		fleet: f, name: topology.NodeName(fmt.Sprintf("n%d", number)), uuid: uuidOf(strconv.Itoa(number)),
 		address: "127.0.0.1:" + strconv.Itoa(3300+number), version: "8.4.5", boot: 1,
-		superRO: true, readOnly: true, acks: map[string]map[topology.NodeName]bool{},
+		superRO: true, readOnly: true, acks: map[string]map[topology.NodeName]bool{}, shut: map[string]bool{},
 	}
 	f.servers[s.name] = s
 	return s
@@ -97,11 +98,20 @@ func (f *fleet) change(do func()) {
 
 func (s *server) alive() bool { return !s.down && !s.hung }
 
+// user is the account with which it receives.
+func (s *server) user() string { return userOf(s.name) }
+
+func userOf(n topology.NodeName) string { return "repl_" + string(n) }
+
+func (s *server) connected() bool {
+	return s.receiverOn && s.source.alive() && !s.source.shut[s.user()]
+}
+
 func (s *server) replicate() {
 	if !s.alive() {
 		return
 	}
-	if s.receiverOn && !s.stalled && s.source.alive() {
+	if s.connected() && !s.stalled {
 		s.received = s.received.Union(s.source.executed).Union(s.source.committing)
 		for id, by := range s.source.acks {
 			if s.acker && s.received.Contains(gtid.MustParse(id)) {
@@ -236,7 +246,7 @@ func (s *server) Probe(ctx context.Context) (st dbrepl.Status, err error) {
 			}
 			if s.receiverOn {
 				src.ReceiverState = "CONNECTING"
-				if s.source.alive() {
+				if s.connected() {
 					src.ReceiverOn, src.ReceiverState = true, "ON"
 					st.SemiSync.ReplicaActive = s.acker
 				}
@@ -271,8 +281,37 @@ func (s *server) Arm(ctx context.Context, k int) error {
 	return s.order(ctx, func() error { s.armed, s.k = true, k; return nil })
 }
 
-func (s *server) WriteMarker(ctx context.Context, m topology.Marker) (gtid.Set, error) {
+func (s *server) Degrade(ctx context.Context) error {
+	return s.order(ctx, func() error { s.armed = false; return nil })
+}
+
+func (s *server) ShutOut(ctx context.Context, user string) error {
+	return s.order(ctx, func() error {
+		if s.superRO {
+			return fmt.Errorf("%s is read-only", s.name)
+		}
+		s.shut[user] = true
+		return nil
+	})
+}
+
+func (s *server) LetIn(ctx context.Context, users ...string) error {
+	return s.order(ctx, func() error {
+		for _, user := range users {
+			if s.shut[user] && s.superRO {
+				return fmt.Errorf("%s is read-only", s.name)
+			}
+			delete(s.shut, user)
+		}
+		return nil
+	})
+}
+
+func (s *server) WriteMarker(ctx context.Context, m topology.Marker, receivers ...string) (gtid.Set, error) {
 	if err := s.order(ctx, func() error { s.superRO, s.marker = false, m; return nil }); err != nil {
+		return gtid.Set{}, err
+	}
+	if err := s.LetIn(ctx, receivers...); err != nil {
 		return gtid.Set{}, err
 	}
 	if _, err := s.commit(ctx, false); err != nil {

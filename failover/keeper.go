@@ -23,7 +23,10 @@ type Instance interface {
 	Freeze(ctx context.Context) (executed, received gtid.Set, unapplied uint64, err error)
 	CatchUp(ctx context.Context, set gtid.Set, limit time.Duration) (gtid.Set, error)
 	Arm(ctx context.Context, k int) error
-	WriteMarker(ctx context.Context, m topology.Marker) (gtid.Set, error)
+	Degrade(ctx context.Context) error
+	ShutOut(ctx context.Context, user string) error
+	LetIn(ctx context.Context, users ...string) error
+	WriteMarker(ctx context.Context, m topology.Marker, receivers ...string) (gtid.Set, error)
 	OpenWrites(ctx context.Context) error
 	Retire(ctx context.Context) error
 	Follow(ctx context.Context, spec dbrepl.FollowSpec) error
@@ -75,6 +78,7 @@ type Keeper struct {
 	nodes    Nodes           // set by Run
 	progress *RebuildProgress
 	errant   *gtid.Set
+	obeyed   obeyed
 	wg       sync.WaitGroup
 }
 
@@ -210,7 +214,8 @@ func (k *Keeper) Promote(ctx context.Context, req PromoteRequest) (Promoted, err
 	if k.inst == nil {
 		return Promoted{}, ErrNoInstance
 	}
-	if err := k.recorded(ctx, req.Epoch); err != nil {
+	state, err := k.recorded(ctx, req.Epoch)
+	if err != nil {
 		return Promoted{}, err
 	}
 	ctx, cancel := context.WithTimeout(ctx, req.Limit)
@@ -219,12 +224,14 @@ func (k *Keeper) Promote(ctx context.Context, req PromoteRequest) (Promoted, err
 	var p Promoted
 	clock := time.Now()
 	lap := func() time.Duration { d := time.Since(clock); clock = time.Now(); return d }
-	if err := k.inst.Arm(ctx, req.K); err != nil {
-		return p, fmt.Errorf("arm semi-sync on %s: %w", k.cfg.Member.Name, err)
+	if req.K > 0 { // a degraded primary waits for nobody
+		if err := k.inst.Arm(ctx, req.K); err != nil {
+			return p, fmt.Errorf("arm semi-sync on %s: %w", k.cfg.Member.Name, err)
+		}
 	}
 	p.Armed = lap()
 	m := topology.Marker{Epoch: req.Epoch, Node: k.cfg.Member.Name, At: time.Now().UTC()}
-	if _, err := k.inst.WriteMarker(ctx, m); err != nil {
+	if _, err := k.inst.WriteMarker(ctx, m, receivers(state.Register, nil)...); err != nil {
 		return p, fmt.Errorf("write marker of epoch %d on %s: %w", req.Epoch, k.cfg.Member.Name, err)
 	}
 	p.Marked = lap()
@@ -275,23 +282,25 @@ func (k *Keeper) afterPromote(ctx context.Context, epoch topology.Epoch, p *Prom
 	})
 }
 
-// recorded makes sure that etcd names this node as the primary of epoch.
-func (k *Keeper) recorded(ctx context.Context, epoch topology.Epoch) error {
+// recorded makes sure that etcd names this node as the primary of epoch, and
+// returns the record.
+func (k *Keeper) recorded(ctx context.Context, epoch topology.Epoch) (election.State, error) {
 	names := func(s election.Snapshot) bool {
 		p := s.State.Primary
 		return p != nil && p.Node == k.cfg.Member.Name && p.Epoch == epoch
 	}
-	if names(k.reg.Snapshot()) {
-		return nil
+	s := k.reg.Snapshot()
+	if names(s) {
+		return s.State, nil
 	}
 	s, err := k.reg.Read(ctx)
 	if err != nil {
-		return fmt.Errorf("read the record before promoting: %w", err)
+		return s.State, fmt.Errorf("read the record before promoting: %w", err)
 	}
 	if !names(s) {
-		return ErrNotRecorded
+		return s.State, ErrNotRecorded
 	}
-	return nil
+	return s.State, nil
 }
 
 // Close stops writes: for a switchover by draining, for a primary judged

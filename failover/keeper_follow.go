@@ -23,6 +23,10 @@ func (k *Keeper) Follow(ctx context.Context, req FollowRequest) error {
 		if err := k.registered(ctx); err != nil {
 			return err
 		}
+	} else if _, err := k.reg.Read(ctx); err != nil {
+		// What is known of the register is at least as new as this order from
+		// now on: a later order to acknowledge is not let pass by an older one.
+		return fmt.Errorf("read the register before following: %w", err)
 	}
 	st, err := k.inst.Probe(ctx)
 	if err != nil {
@@ -86,15 +90,19 @@ func (k *Keeper) alone(ctx context.Context, received gtid.Set, req FollowRequest
 // registered makes sure that this node is in the acker register before it may
 // acknowledge anything (I3).
 func (k *Keeper) registered(ctx context.Context) error {
-	if k.reg.Snapshot().State.Register.Has(k.cfg.Member.Name) {
-		return nil
+	name := k.cfg.Member.Name
+	s := k.reg.Snapshot()
+	if !s.State.Register.Has(name) {
+		var err error
+		if s, err = k.reg.Read(ctx); err != nil {
+			return fmt.Errorf("read the register before acknowledging: %w", err)
+		}
+		if !s.State.Register.Has(name) {
+			return fmt.Errorf("%s is not a registered acker: %w", name, ErrNotRecorded)
+		}
 	}
-	s, err := k.reg.Read(ctx)
-	if err != nil {
-		return fmt.Errorf("read the register before acknowledging: %w", err)
-	}
-	if !s.State.Register.Has(k.cfg.Member.Name) {
-		return fmt.Errorf("%s is not a registered acker: %w", k.cfg.Member.Name, ErrNotRecorded)
+	if user, known := s.State.Register.Accounts[name]; known && user != k.cfg.Member.ReplicationUser {
+		return fmt.Errorf("%s is registered with account %q and receives with %q: %w", name, user, k.cfg.Member.ReplicationUser, ErrNotRecorded)
 	}
 	return nil
 }

@@ -32,7 +32,8 @@ type Plan struct {
 	Members  []topology.Member
 	Evidence Judgement
 	Gates    []Gate
-	Acks     int // k of the new epoch
+	Acks     int // the least k of the new epoch
+	Policy   Policy
 	// Ahead are the replicas that a switchover points at its candidate before
 	// the primary is closed.
 	Ahead []topology.NodeName

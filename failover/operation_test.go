@@ -377,17 +377,13 @@ func TestSecondFailureRightAfterTheFirst(t *testing.T) {
 		c.eventually("the second", func() bool { return c.settled() && c.state().Epoch > epoch })
 		require.Less(t, time.Since(began), 2*time.Second)
 		c.check()
-	}, func(c *cluster) {
-		for _, a := range c.agents {
-			a.control.cfg.Policy.Acks = 2
-		}
-	})
+	}, acks(2))
 }
 
 func TestHungReplicaDoesNotDelayAFailover(t *testing.T) {
 	withCluster(t, 4, func(t *testing.T, c *cluster) {
 		// With k=2 the proof needs two of three.
-		c.record(func(s *election.State) { s.Register.K = 2 })
+		require.Equal(t, 2, c.state().Register.K)
 		hanging := make(chan struct{}, 16)
 		c.rawHook(func(e event) error {
 			if e.what == "follow" && e.to == "n4" && !e.after {
@@ -396,11 +392,11 @@ func TestHungReplicaDoesNotDelayAFailover(t *testing.T) {
 			}
 			return nil
 		})
-		c.fleet.change(func() { c.fleet.servers["n1"].k, c.fleet.servers["n4"].acker = 2, false })
+		c.fleet.change(func() { c.fleet.servers["n4"].acker = false })
 		<-hanging // the order to follow hangs for up to 5 s
 		c.server("n1").kill()
 		began := time.Now()
 		c.eventually("a failover", func() bool { return c.settled() && c.state().Primary.Node != "n1" })
 		require.Less(t, time.Since(began), time.Second)
-	})
+	}, acks(0))
 }

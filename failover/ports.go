@@ -47,6 +47,7 @@ type Node interface {
 	Promote(ctx context.Context, req PromoteRequest) (Promoted, error)
 	Follow(ctx context.Context, req FollowRequest) error
 	Close(ctx context.Context, req CloseRequest) (Closed, error)
+	Obey(ctx context.Context, req ObeyRequest) (Obeyed, error)
 	Rebuild(ctx context.Context, req RebuildRequest) error
 	Route(ctx context.Context, route router.Route) error
 }
@@ -164,6 +165,19 @@ type CloseRequest struct {
 type Closed struct {
 	Executed gtid.Set `json:"executed"`
 	Killed   int      `json:"killed"` // sessions ended
+}
+
+// ObeyRequest orders the recorded primary to be what its register asks for, as
+// etcd says when the order is carried out.
+type ObeyRequest struct {
+	Epoch topology.Epoch `json:"epoch"`
+}
+
+// Obeyed is a primary that is what the register of Revision asks for. Has
+// contains every commit that was acknowledged before it was.
+type Obeyed struct {
+	Revision int64    `json:"revision"`
+	Has      gtid.Set `json:"has"`
 }
 
 // RebuildRequest orders an instance with errant transactions to save them and

@@ -22,9 +22,18 @@ func nextRegister(s *election.State, plan Plan, up caughtUp) (election.Register,
 			delete(sources, f.Node)
 		}
 	}
-	reg := election.Register{K: plan.Acks}
-	if plan.From == candidate && s.Register.K > 0 {
-		reg = sameRegister(s.Register, up.followers)
+	instances := 0
+	accounts := map[topology.NodeName]string{}
+	for _, m := range plan.Members {
+		if m.HasInstance() {
+			instances++
+			accounts[m.Name] = m.ReplicationUser
+		}
+	}
+	k := max(plan.Acks, plan.Policy.acks(instances, len(up.followers)))
+	reg := election.Register{K: k}
+	if plan.From == candidate {
+		reg = sameRegister(s.Register, up.followers, k)
 	} else {
 		reg.Ackers = ackersAmong(up.followers, up.survey, plan)
 	}
@@ -33,11 +42,31 @@ func nextRegister(s *election.State, plan Plan, up caughtUp) (election.Register,
 			reg.Ackers = append(reg.Ackers, n)
 		}
 	}
+	for _, n := range reg.Shut {
+		setAccount(&reg, n, s.Register.Accounts[n])
+	}
 	for _, n := range reg.Ackers {
+		// Unless it is told otherwise now, it acknowledges as it was told last.
+		told := slices.ContainsFunc(up.followers, func(f Frozen) bool { return f.Node == n })
+		if user, ok := s.Register.Accounts[n]; ok && !told {
+			accounts[n] = user
+		}
+		setAccount(&reg, n, accounts[n])
 		order(sources, n, candidate)
 	}
 	slices.Sort(reg.Ackers)
 	return reg, sources
+}
+
+// setAccount notes with which account a node is to receive, if that is known.
+func setAccount(reg *election.Register, node topology.NodeName, user string) {
+	if user == "" {
+		return
+	}
+	if reg.Accounts == nil {
+		reg.Accounts = map[topology.NodeName]string{}
+	}
+	reg.Accounts[node] = user
 }
 
 // anyPrimary in State.Sources: the instance was ordered to acknowledge the
@@ -55,21 +84,22 @@ func order(sources map[topology.NodeName]topology.NodeName, node, primary topolo
 	sources[node] = primary
 }
 
-// sameRegister is the register of a primary that stays: nobody leaves it. If
-// too few of it are there to acknowledge, all that are there join it.
-func sameRegister(old election.Register, followers []Frozen) election.Register {
-	reg := election.Register{K: old.K, Ackers: slices.Clone(old.Ackers)}
+// sameRegister is the register of a primary that stays: nobody leaves it, and k
+// does not rise, as the primary may be answering commits by the old one. If too
+// few of it are there to acknowledge, all that are there join it.
+func sameRegister(old election.Register, followers []Frozen, k int) election.Register {
+	reg := election.Register{K: min(old.K, k), Ackers: slices.Clone(old.Ackers), Shut: slices.Clone(old.Shut)}
 	there := 0
 	for _, f := range followers {
 		if old.Has(f.Node) {
 			there++
 		}
 	}
-	if there >= old.K {
+	if there >= reg.K {
 		return reg
 	}
 	for _, f := range followers {
-		if !old.Has(f.Node) {
+		if !old.Has(f.Node) && !old.IsShut(f.Node) {
 			reg.Ackers = append(reg.Ackers, f.Node)
 		}
 	}

@@ -52,6 +52,7 @@ const (
 	remedyFollow
 	remedyAdmit
 	remedyConfirm // its acknowledging receiver is seen where it was ordered to be
+	remedyReadmit // it was shut out
 	remedyRebuild
 	remedyReport // errant and to be left alone
 )
@@ -71,6 +72,11 @@ func decideRemedy(state election.State, n NodeStatus, primary NodeStatus, rebuil
 		return remedyRebuild, errant
 	case !errant.IsEmpty():
 		return remedyReport, errant
+	case state.Register.IsShut(n.Member.Name):
+		if state.Register.Has(n.Member.Name) {
+			return remedyNone, errant // it is about to leave the register, or to stay
+		}
+		return remedyReadmit, errant
 	case !follows, !inst.SuperReadOnly, n.Errant != nil:
 		return remedyFollow, errant
 	}
@@ -82,7 +88,7 @@ func decideRemedy(state election.State, n NodeStatus, primary NodeStatus, rebuil
 		// It was probed after it had promised this epoch: no earlier order
 		// can move it any more.
 		return remedyConfirm, errant
-	case !registered && n.Certified && has.Minus(inst.Received).Count() <= caughtUpWithin:
+	case !registered && n.Certified && src.ReceiverOn && has.Minus(inst.Received).Count() <= caughtUpWithin:
 		return remedyAdmit, errant
 	case !registered && inst.SemiSync.ReplicaEnabled:
 		return remedyFollow, errant // it must not acknowledge (I1)
@@ -100,7 +106,7 @@ func (r *rejoiner) tidy(ctx context.Context, v View) {
 	if err != nil || primary.Instance == nil || !primary.Instance.Writable() {
 		return
 	}
-	if primary.Instance.ServerUUID != p.ServerUUID || !primary.Instance.Executed.Contains(p.Base) {
+	if primary.Instance.ServerUUID != p.ServerUUID || !primary.Instance.Executed.Union(primary.Instance.Committing).Contains(p.Base) {
 		// Beside another server, or an emptied one, everything looks errant.
 		r.log.Error("the recorded primary is not the server it was: nothing is brought back behind it",
 			zap.String("node", string(p.Node)), zap.String("server_uuid", primary.Instance.ServerUUID))
@@ -146,6 +152,8 @@ func (r *rejoiner) apply(ctx context.Context, v View, n, primary NodeStatus, wha
 	case remedyConfirm:
 		_, err := r.record(ctx, v, func(s *election.State) { s.Sources[name] = s.Primary.Node })
 		return err
+	case remedyReadmit:
+		return r.readmit(ctx, v, n, primary)
 	case remedyRebuild:
 		r.notBefore[name] = time.Now().Add(5 * time.Second)
 		return r.rebuild(ctx, v, n, errant)
@@ -179,6 +187,7 @@ func (r *rejoiner) admit(ctx context.Context, v View, n, primary NodeStatus) err
 		if !s.Register.Has(name) {
 			s.Register.Ackers = append(s.Register.Ackers, name)
 		}
+		setAccount(&s.Register, name, n.Member.ReplicationUser)
 		order(s.Sources, name, s.Primary.Node)
 	})
 	if err != nil {

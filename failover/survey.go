@@ -95,7 +95,7 @@ func changedOf(f Frozen, old election.Primary) string {
 	switch {
 	case f.ServerUUID != old.ServerUUID:
 		return "it is another server than the recorded one"
-	case !f.Executed.Contains(old.Base):
+	case !f.Executed.Union(f.Committing).Contains(old.Base):
 		return "it lacks commits from before its epoch began"
 	default:
 		return ""

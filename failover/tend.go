@@ -75,11 +75,11 @@ func (k *Keeper) tend(ctx context.Context) {
 		return // the detector tells; there is nothing to look after
 	}
 	snap := k.reg.Snapshot()
-	switch decideTending(k.cfg.Member.Name, snap.State, st, k.promises.certified(st.BootID), k.promises.epoch()) {
+	switch decideTending(k.cfg.Member.Name, snap.State, st, k.promises.certified(st.BootID), k.promises.epoch(), k.hasObeyed(snap.State.Register, st.BootID)) {
 	case tendIsolate:
 		k.isolate(ctx, snap.State)
-	case tendArm:
-		k.rearm(ctx, snap.State)
+	case tendObey:
+		k.obeyByItself(ctx, snap.State, st)
 	case tendCertify:
 		if err := k.certify(pctx, st, snap.State); err != nil {
 			k.log.Debug("not certified yet", zap.Error(err))
@@ -93,14 +93,14 @@ type tending int
 const (
 	tendNothing tending = iota
 	tendIsolate
-	tendArm
+	tendObey
 	tendCertify
 )
 
 // decideTending says what the keeper owes its instance now. An open instance
 // that the record does not name is isolated (I2); while the record is not
 // known, nothing is done to an instance that serves (I9).
-func decideTending(self topology.NodeName, state election.State, st dbrepl.Status, certified bool, promised topology.Epoch) tending {
+func decideTending(self topology.NodeName, state election.State, st dbrepl.Status, certified bool, promised topology.Epoch, obeyed bool) tending {
 	p := state.Primary
 	if p == nil {
 		return tendNothing
@@ -119,35 +119,11 @@ func decideTending(self topology.NodeName, state election.State, st dbrepl.Statu
 		}
 		return tendNothing
 	}
-	serves := p.Phase == election.Open && state.Operation == nil && state.Epoch == p.Epoch && promised <= p.Epoch
-	if serves && st.Writable() && !st.SemiSync.Lossless(state.Register.K) {
-		return tendArm
+	serves := servesAs(self, state) && promised <= p.Epoch
+	if serves && st.Writable() && (!obeyed || !asOrdered(st.SemiSync, state.Register)) {
+		return tendObey
 	}
 	return tendNothing
-}
-
-// rearm makes the commits of the open primary wait for their acknowledgements
-// again, after somebody changed the settings: those since then are answered
-// whoever has them, which no promise of this controller covers.
-func (k *Keeper) rearm(ctx context.Context, state election.State) {
-	cctx, end, err := k.begin(ctx, state.Epoch)
-	if err != nil {
-		return // a newer command is on its way
-	}
-	defer end()
-	actx, cancel := context.WithTimeout(cctx, 2*time.Second)
-	defer cancel()
-	// A command that ran until now may have changed what was seen.
-	snap := k.reg.Snapshot()
-	st, err := k.inst.Probe(actx)
-	if err != nil || decideTending(k.cfg.Member.Name, snap.State, st, true, k.promises.epoch()) != tendArm {
-		return
-	}
-	k.log.Error("commits were answered without acknowledgement: somebody changed semi-sync on the primary; arming it again",
-		zap.Uint64("epoch", uint64(state.Epoch)), zap.Any("semi_sync", st.SemiSync))
-	if err := k.inst.Arm(actx, snap.State.Register.K); err != nil {
-		k.log.Error("semi-sync could not be armed again; trying again", zap.Error(err))
-	}
 }
 
 // certify records that this boot holds everything the instance acknowledged
@@ -205,7 +181,7 @@ func (k *Keeper) isolate(ctx context.Context, state election.State) {
 		return // without etcd nothing that serves is touched (I9)
 	}
 	st, err := k.inst.Probe(cctx)
-	if err != nil || decideTending(k.cfg.Member.Name, snap.State, st, true, k.promises.epoch()) != tendIsolate {
+	if err != nil || decideTending(k.cfg.Member.Name, snap.State, st, true, k.promises.epoch(), true) != tendIsolate {
 		return
 	}
 	state = snap.State

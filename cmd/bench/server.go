@@ -45,7 +45,7 @@ func openServers(ctx context.Context, c sandbox.Cluster) (all []*server, err err
 	}
 	accounts := config.DefaultMySQL()
 	cfg := dbrepl.DefaultConfig()
-	cfg.User, cfg.ReplUser = accounts.User, accounts.ReplicationUser
+	cfg.User = accounts.User
 	cfg.ConnectTimeout, cfg.QueryTimeout = accounts.ConnectTimeout, accounts.QueryTimeout
 	cfg.MysqlBinlog = dist.Command("mysqlbinlog")
 	var controllerErr, replicationErr error
@@ -56,6 +56,7 @@ func openServers(ctx context.Context, c sandbox.Cluster) (all []*server, err err
 	}
 	for _, n := range c.Nodes {
 		own := cfg
+		own.ReplUser = accounts.ReplicationAccount(n.Name)
 		own.Address, own.AdminAddress, own.Socket = sandbox.Addr(n.Ports.MySQL), sandbox.Addr(n.Ports.MySQLAdmin), n.Socket
 		own.PIDFile = n.MySQLPIDFile()
 		inst, err := dbrepl.Open(own, zap.NewNop())

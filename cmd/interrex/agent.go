@@ -189,7 +189,7 @@ func (a *agent) buildKeeper(context.Context) error {
 	)
 	if a.instance != nil {
 		inst = a.instance
-		rebuild = rebuilder{cfg: *a.cfg.MySQL, dataDir: a.cfg.Node.DataDir, secrets: a.secrets, inst: a.instance}
+		rebuild = rebuilder{cfg: *a.cfg.MySQL, replUser: a.cfg.MySQL.ReplicationAccount(a.cfg.Node.Name), dataDir: a.cfg.Node.DataDir, secrets: a.secrets, inst: a.instance}
 	}
 	keeper, err := failover.NewKeeper(failover.KeeperConfig{
 		Member: a.self, PromiseFile: filepath.Join(a.cfg.Node.DataDir, "promises.json"),

@@ -196,7 +196,7 @@ func accountConfig(cfg config.Config, s secrets) dbrepl.Config {
 	c := dbrepl.DefaultConfig()
 	if m := cfg.MySQL; m != nil {
 		c.User, c.Password = m.User, s.mysqlPassword
-		c.ReplUser, c.ReplPassword = m.ReplicationUser, s.replPassword
+		c.ReplUser, c.ReplPassword = m.ReplicationAccount(cfg.Node.Name), s.replPassword
 		c.TLS = mysqlTLS(m.TLS)
 	}
 	return c
@@ -334,7 +334,8 @@ func nginxConfig(n config.Nginx, cfg config.Config) (nginx.Config, error) {
 
 func policyOf(cfg config.Config) failover.Policy {
 	return failover.Policy{
-		Automatic: cfg.Failover.Automatic, Acks: cfg.Durability.Acks, MaxLag: cfg.Failover.SwitchoverLimit / 2,
+		Automatic: cfg.Failover.Automatic, Acks: cfg.Durability.Acks.Count(), MaxLag: cfg.Failover.SwitchoverLimit / 2,
+		Degrade: cfg.Durability.WhenNoAcker == config.Degrade, DropAfter: cfg.Durability.DropAfter,
 		Rebuild: cfg.Failover.Rejoin == config.Rebuild, Expected: len(cfg.Cluster.Members),
 	}
 }

@@ -83,10 +83,11 @@ func (v routeVerifier) write(ctx context.Context, epoch topology.Epoch) error {
 
 // rebuilder implements failover.Rebuilder for the local server.
 type rebuilder struct {
-	cfg     config.MySQL
-	dataDir string
-	secrets secrets
-	inst    *dbrepl.Instance
+	cfg      config.MySQL
+	replUser string
+	dataDir  string
+	secrets  secrets
+	inst     *dbrepl.Instance
 }
 
 // Rebuild saves the errant transactions, then clones.
@@ -101,7 +102,7 @@ func (r rebuilder) Rebuild(ctx context.Context, donor string, errant gtid.Set, p
 		return fmt.Errorf("save errant transactions (nothing was rebuilt): %w", err)
 	}
 	progress("clone", file)
-	return r.inst.Clone(ctx, donor, r.cfg.ReplicationUser, r.secrets.replPassword, func(p dbrepl.CloneProgress) {
+	return r.inst.Clone(ctx, donor, r.replUser, r.secrets.replPassword, func(p dbrepl.CloneProgress) {
 		progress("clone: "+p.Stage, "")
 	})
 }

@@ -223,11 +223,11 @@ func (j *serverJudge) semiSync() {
 		return
 	}
 	for _, c := range []struct{ name, want, why string }{
-		{source, "ON", "commits must wait for an acknowledgement"},
+		{source, onOff(r.Register.Acks() > 0), "commits must wait for an acknowledgement, unless the record says that they do not"},
 		{"rpl_semi_sync_source_wait_point", "AFTER_SYNC", "nobody may see a commit that can still be lost"},
 		{"rpl_semi_sync_source_wait_no_replica", "ON", "OFF acknowledges what waits when the last replica goes"},
 		{"rpl_semi_sync_source_timeout", "4294967295", "a timeout acknowledges what no replica holds"},
-		{"rpl_semi_sync_source_wait_for_replica_count", strconv.Itoa(r.Register.K), "it must be what the register says (k), on which failovers rest"},
+		{"rpl_semi_sync_source_wait_for_replica_count", strconv.Itoa(max(r.Register.Acks(), 1)), "it must be what the register says (k), on which failovers rest"},
 	} {
 		j.check(c.name, v[c.name] == c.want, stateWrong, v[c.name], c.want, c.why, agents)
 	}

@@ -3,6 +3,7 @@ package main
 import (
 	"fmt"
 	"os"
+	"regexp"
 	"slices"
 	"strings"
 
@@ -14,6 +15,7 @@ import (
 
 type grantFlags struct {
 	config                                          string
+	nodes                                           []string
 	controller, replication, host                   string
 	controllerPasswordFile, replicationPasswordFile string
 }
@@ -23,18 +25,20 @@ func newGrantsCommand() *cobra.Command {
 	defaults := config.DefaultMySQL()
 	command := &cobra.Command{
 		Use:   "grants",
-		Short: "Print the statements that create the agent's and the replication account",
+		Short: "Print the statements that create the agent's and the replication accounts",
 		Long: `Print the SQL that prepares one server for its agent: the agent's account and
-the replication account with exactly the privileges they need, and the agent's
-schema. No application's data can be read or written with them.
+the replication accounts with exactly the privileges they need, and the agent's
+schema. No application's data can be read or written with them. Each member
+receives with an account of its own, so that the primary can shut out a replica
+that is dead.
 
 Passwords are read from files, those of --config or the flags; without a file a
 placeholder is printed, which the server refuses until it is filled in. The
 same accounts with the same passwords go on every server: the statements are
 kept out of the binary log, so run them on each, before its agent is started.`,
-		Example: `  interrex mysql grants
+		Example: `  interrex mysql grants --nodes db1,db2,db3
   interrex mysql grants --config /etc/interrex/agent.yaml | sudo mysql
-  interrex mysql grants --host '10.1.%' --controller-password-file /etc/interrex/mysql.password`,
+  interrex mysql grants --nodes db1,db2,db3 --host '10.1.%' --controller-password-file /etc/interrex/mysql.password`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
 			text, err := flags.script(command.Flags().Changed)
@@ -49,9 +53,10 @@ kept out of the binary log, so run them on each, before its agent is started.`,
 	f.StringVar(&flags.config, "config", "", "configuration file of an agent: its accounts and password files")
 	f.StringVar(&flags.controller, "controller-user", defaults.User, "the agent's account (mysql.user)")
 	f.StringVar(&flags.controllerPasswordFile, "controller-password-file", "", "file with its password (mysql.password_file)")
-	f.StringVar(&flags.replication, "replication-user", defaults.ReplicationUser, "the replication account (mysql.replication_user)")
+	f.StringVar(&flags.replication, "replication-user", defaults.ReplicationUser, "the replication accounts (mysql.replication_user)")
+	f.StringSliceVar(&flags.nodes, "nodes", nil, "names of the members with an instance, for {node} in --replication-user")
 	f.StringVar(&flags.replicationPasswordFile, "replication-password-file", "", "file with its password (mysql.replication_password_file)")
-	f.StringVar(&flags.host, "host", "%", "where both may log in from, as in CREATE USER")
+	f.StringVar(&flags.host, "host", "%", "where all may log in from, as in CREATE USER")
 	for _, name := range []string{"config", "controller-password-file", "replication-password-file"} {
 		_ = command.MarkFlagFilename(name) // fails only for a flag that does not exist
 	}
@@ -85,17 +90,40 @@ func (f grantFlags) script(changed func(string) bool) (string, error) {
 	if err != nil {
 		return "", err
 	}
-	replication, err := account(f.replication, f.replicationPasswordFile, forReplication)
+	users, err := f.replicationUsers()
 	if err != nil {
 		return "", err
 	}
-	// An agent's rebuild logs in to the donor with the replication account.
+	var replication []dbrepl.Account
+	for _, user := range users {
+		a, err := account(user, f.replicationPasswordFile, forReplication)
+		if err != nil {
+			return "", err
+		}
+		replication = append(replication, a)
+	}
+	// An agent's rebuild logs in to the donor with its replication account.
 	statements := dbrepl.Grants(dbrepl.GrantSpec{Controller: controller, Repl: replication, Clone: replication})
 	text := grantsText(statements)
 	for _, placeholder := range []string{forController, forReplication} {
 		text = strings.ReplaceAll(text, "'"+placeholder+"'", "<"+placeholder+">")
 	}
 	return text, nil
+}
+
+// replicationUsers are the replication accounts of all members.
+func (f grantFlags) replicationUsers() ([]string, error) {
+	if !strings.Contains(f.replication, "{node}") {
+		return []string{f.replication}, nil
+	}
+	if len(f.nodes) == 0 {
+		return nil, usageError{fmt.Errorf("%s needs the members' names: give --config, or --nodes db1,db2,db3", f.replication)}
+	}
+	var users []string
+	for _, node := range f.nodes {
+		users = append(users, config.MySQL{ReplicationUser: f.replication}.ReplicationAccount(node))
+	}
+	return users, nil
 }
 
 func (f *grantFlags) fromConfig(changed func(string) bool) error {
@@ -123,6 +151,13 @@ func (f *grantFlags) fromConfig(changed func(string) bool) error {
 	} {
 		if !changed(v.flag) {
 			*v.into = v.value
+		}
+	}
+	if !changed("nodes") {
+		for _, member := range cfg.Cluster.Members {
+			if member.MySQL != "" {
+				f.nodes = append(f.nodes, member.Name)
+			}
 		}
 	}
 	return nil
@@ -153,6 +188,9 @@ func grantsText(statements []string) string {
 	return b.String()
 }
 
+// columns are those that a privilege is limited to.
+var columns = regexp.MustCompile(` \([^)]*\)`)
+
 // comments explain one statement.
 func comments(statement string) []string {
 	if strings.HasPrefix(statement, "SET SESSION sql_log_bin = OFF") {
@@ -163,6 +201,7 @@ func comments(statement string) []string {
 		return nil
 	}
 	privileges, _, _ = strings.Cut(privileges, " ON ")
+	privileges = columns.ReplaceAllString(privileges, "")
 	var list []string
 	for _, p := range strings.Split(privileges, ", ") {
 		list = append(list, fmt.Sprintf("-- %s: %s\n", p, dbrepl.GrantReason(p)))

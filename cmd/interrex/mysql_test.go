@@ -237,17 +237,21 @@ func stoppedUnderWaitingCommits(t *testing.T, s *realServer) {
 // TestGrantsSaysEverythingOnce: each account is made once with all its
 // privileges, and each privilege is explained.
 func TestGrantsSaysEverythingOnce(t *testing.T) {
-	code, out, _ := run(t, "mysql", "grants")
+	code, out, errOut := run(t, "mysql", "grants")
+	require.Equal(t, 2, code, out)
+	require.Contains(t, errOut, "interrex_{node} needs the members' names: give --config, or --nodes db1,db2,db3")
+	code, out, _ = run(t, "mysql", "grants", "--nodes", "db1,db2")
 	require.Equal(t, 0, code)
-	require.Equal(t, 2, strings.Count(out, "CREATE USER"), out)
-	require.Equal(t, 1, strings.Count(out, " TO 'interrex_repl'@"), out)
-	require.Contains(t, out, "GRANT REPLICATION SLAVE, BACKUP_ADMIN ON *.* TO 'interrex_repl'@'%';")
+	require.Equal(t, 3, strings.Count(out, "CREATE USER"), out)
+	require.Equal(t, 1, strings.Count(out, " TO 'interrex_db1'@"), out)
+	require.Contains(t, out, "GRANT REPLICATION SLAVE, BACKUP_ADMIN ON *.* TO 'interrex_db2'@'%';")
 	for line := range strings.Lines(out) {
 		privileges, ok := strings.CutPrefix(line, "GRANT ")
 		if !ok {
 			continue
 		}
 		privileges, _, _ = strings.Cut(privileges, " ON ")
+		privileges = columns.ReplaceAllString(privileges, "")
 		for _, p := range strings.Split(privileges, ", ") {
 			require.NotEmpty(t, dbrepl.GrantReason(p), p)
 			require.Equal(t, 1, strings.Count(out, "-- "+p+": "+dbrepl.GrantReason(p)+"\n"), p)
@@ -258,7 +262,7 @@ func TestGrantsSaysEverythingOnce(t *testing.T) {
 func TestGrantsTakesNoPassword(t *testing.T) {
 	command := newGrantsCommand()
 	require.Nil(t, command.Flags().Lookup("password"))
-	code, out, _ := run(t, "mysql", "grants", "--host", "10.1.%", "--controller-user", "o'hara")
+	code, out, _ := run(t, "mysql", "grants", "--replication-user", "repl", "--host", "10.1.%", "--controller-user", "o'hara")
 	require.Equal(t, 0, code)
 	require.Contains(t, out, `'o''hara'@'10.1.%'`)
 }

@@ -222,7 +222,10 @@ func sandboxOptions(dir string, out io.Writer) sandbox.Options {
 // a real cluster gives them.
 func sandboxAccounts(p sandbox.Passwords) []string {
 	defaults := config.DefaultMySQL()
-	replication := dbrepl.Account{User: defaults.ReplicationUser, Host: "%", Password: p.Replication}
+	var replication []dbrepl.Account
+	for _, node := range sandbox.NodeNames() {
+		replication = append(replication, dbrepl.Account{User: defaults.ReplicationAccount(node), Host: "%", Password: p.Replication})
+	}
 	return dbrepl.Grants(dbrepl.GrantSpec{
 		Controller: dbrepl.Account{User: defaults.User, Host: "%", Password: p.Controller},
 		Repl:       replication,

@@ -188,6 +188,12 @@ func durabilityLine(s screen, d api.Durability) string {
 		now = s.bad(now)
 	}
 	line := fmt.Sprintf("%s: acks %d of [%s], acknowledging now: %s", word, d.K, names(d.Ackers), now)
+	if len(d.Shut) > 0 {
+		line += fmt.Sprintf(", shut out: %s", names(d.Shut))
+	}
+	if d.DegradedSince != nil {
+		line += s.bad(" since " + d.DegradedSince.Local().Format(time.DateTime))
+	}
 	if d.Unacknowledged > 0 {
 		line += s.bad(fmt.Sprintf(", %d commits did not wait", d.Unacknowledged))
 	}

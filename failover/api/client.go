@@ -106,6 +106,11 @@ func (c *Client) Close(ctx context.Context, req failover.CloseRequest) (failover
 	return do[failover.Closed](ctx, c, commandClose, req)
 }
 
+// Obey orders the recorded primary to be what its register asks for.
+func (c *Client) Obey(ctx context.Context, req failover.ObeyRequest) (failover.Obeyed, error) {
+	return do[failover.Obeyed](ctx, c, commandObey, req)
+}
+
 // Rebuild orders an instance to be cloned.
 func (c *Client) Rebuild(ctx context.Context, req failover.RebuildRequest) error {
 	_, err := do[nothing](ctx, c, commandRebuild, req)

@@ -234,6 +234,10 @@ func (n *fakeNode) Close(ctx context.Context, req failover.CloseRequest) (failov
 	return failover.Closed{Killed: 2}, n.take(ctx, req)
 }
 
+func (n *fakeNode) Obey(ctx context.Context, req failover.ObeyRequest) (failover.Obeyed, error) {
+	return failover.Obeyed{Revision: 7}, n.take(ctx, req)
+}
+
 func (n *fakeNode) Rebuild(ctx context.Context, req failover.RebuildRequest) error {
 	return n.take(ctx, req)
 }

@@ -101,6 +101,12 @@ type Durability struct {
 	// Unacknowledged counts commits of the primary that did not wait; 0 while
 	// lossless.
 	Unacknowledged uint64 `json:"unacknowledged"`
+	// Shut are the members that the primary keeps from receiving: they were
+	// gone for too long, and have not been seen since.
+	Shut []topology.NodeName `json:"shut,omitempty"`
+	// DegradedSince is set while commits are answered that no other instance
+	// has (durability.when_no_acker).
+	DegradedSince *time.Time `json:"degraded_since,omitempty"`
 }
 
 // Operation is the operation in flight.

@@ -31,6 +31,7 @@ const (
 	commandPromote = "promote"
 	commandFollow  = "follow"
 	commandClose   = "close"
+	commandObey    = "obey"
 	commandRebuild = "rebuild"
 	commandRoute   = "route"
 )
@@ -53,6 +54,7 @@ func (s *Server) commands() map[string]runCommand {
 		commandCatchUp: command(n.CatchUp),
 		commandPromote: command(n.Promote),
 		commandClose:   command(n.Close),
+		commandObey:    command(n.Obey),
 		commandFollow:  command(silent(n.Follow)),
 		commandRebuild: command(silent(n.Rebuild)),
 		commandRoute: command(silent(func(ctx context.Context, r router.Route) error {

@@ -99,6 +99,9 @@ func starved(c Cluster, v failover.View) bool {
 func weaknesses(c Cluster, v failover.View, hungry bool) []string {
 	reasons := []string{}
 	add := func(format string, args ...any) { reasons = append(reasons, fmt.Sprintf(format, args...)) }
+	if d := v.State.Degraded; d != nil {
+		add("commits are not lossless since %s: %s; they are on the primary alone", d.Since.Format(time.RFC3339), d.Reason)
+	}
 	switch seen, k := len(c.Durability.Acknowledging), c.Durability.K; {
 	case hungry && seen >= k: // they believe so
 		add("commits wait: the primary has fewer than the %d replicas it needs that acknowledge", k)
@@ -151,7 +154,10 @@ func weaknesses(c Cluster, v failover.View, hungry bool) []string {
 // own settings are believed only while it answers.
 func newDurability(v failover.View) Durability {
 	r := v.State.Register
-	d := Durability{Ackers: list(r.Ackers), K: r.K, Acknowledging: []topology.NodeName{}}
+	d := Durability{Ackers: list(r.Ackers), K: r.K, Shut: r.Shut, Acknowledging: []topology.NodeName{}}
+	if v.State.Degraded != nil {
+		d.DegradedSince = &v.State.Degraded.Since
+	}
 	if r.K > 0 {
 		d.Needed = max(0, r.Needed())
 	}

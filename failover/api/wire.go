@@ -56,6 +56,7 @@ func codedErrors() []codedError {
 		{"dbrepl.not_caught_up", dbrepl.ErrNotCaughtUp},
 		{"dbrepl.not_replicated", dbrepl.ErrNotReplicated},
 		{"dbrepl.incomplete", dbrepl.ErrIncomplete},
+		{"dbrepl.no_account", dbrepl.ErrNoAccount},
 		{"dbrepl.not_local", dbrepl.ErrNotLocal},
 		{"deadline_exceeded", context.DeadlineExceeded},
 		{"canceled", context.Canceled},

@@ -182,6 +182,9 @@ func checkExposure(cfg *Config, d *decoder) {
 	}
 }
 
+// maxUser is the longest user name of a MySQL account.
+const maxUser = 32
+
 func checkMySQL(cfg *Config, d *decoder) {
 	if cfg.MySQL == nil {
 		return
@@ -196,8 +199,16 @@ func checkMySQL(cfg *Config, d *decoder) {
 	if (t.CertFile == "") != (t.KeyFile == "") {
 		d.fault("mysql.tls", "names only one of cert_file and key_file", "name both or neither")
 	}
-	if cfg.MySQL.User != "" && cfg.MySQL.User == cfg.MySQL.ReplicationUser {
-		d.fault("mysql.replication_user", fmt.Sprintf("%q is the agent's account too", cfg.MySQL.User), "use two accounts: replicas store theirs")
+	for _, m := range cfg.Cluster.Members {
+		user := cfg.MySQL.ReplicationAccount(m.Name)
+		switch {
+		case user == cfg.MySQL.User && user != "":
+			d.fault("mysql.replication_user", fmt.Sprintf("%q is the agent's account too", user), "use two accounts: replicas store theirs")
+			return
+		case len(user) > maxUser:
+			d.fault("mysql.replication_user", fmt.Sprintf("%q is longer than the %d characters that MySQL allows", user, maxUser), "shorten what surrounds {node}")
+			return
+		}
 	}
 }
 
@@ -270,9 +281,9 @@ func checkDurability(cfg *Config, d *decoder) {
 		d.fault("cluster.members", "has no member with an instance", "give the members that have one their mysql: host:port")
 		return
 	}
-	if cfg.Durability.Acks >= instances {
-		d.fault("durability.acks", fmt.Sprintf("%d needs %d instances, the cluster has %d: every write would wait for ever", cfg.Durability.Acks, cfg.Durability.Acks+1, instances),
-			fmt.Sprintf("list %d or more members with mysql: host:port", cfg.Durability.Acks+1))
+	if acks := max(cfg.Durability.Acks.Count(), 1); acks >= instances {
+		d.fault("durability.acks", fmt.Sprintf("%s needs %d instances, the cluster has %d: every write would wait for ever", cfg.Durability.Acks, acks+1, instances),
+			fmt.Sprintf("list %d or more members with mysql: host:port", acks+1))
 	}
 }
 

@@ -1,6 +1,9 @@
 package config
 
-import "time"
+import (
+	"strings"
+	"time"
+)
 
 // Config is the whole configuration file of one agent.
 type Config struct {
@@ -144,8 +147,11 @@ type MySQL struct {
 	User string `yaml:"user" default:"interrex" need:"true"`
 	// File that holds its password, readable by the agent's user alone.
 	PasswordFile string `yaml:"password_file" need:"true" form:"secret"`
-	// The account replicas use to receive from their source.
-	ReplicationUser string `yaml:"replication_user" default:"interrex_repl" need:"true"`
+	// The account with which this member's instance receives from its source.
+	// {node} in it stands for the member's name; keep it there: a replica that
+	// has an account of its own can be shut out of the primary when it is dead,
+	// so that the next failover does not have to wait for it.
+	ReplicationUser string `yaml:"replication_user" default:"interrex_{node}" need:"true"`
 	// File that holds its password, readable by the agent's user alone.
 	ReplicationPasswordFile string `yaml:"replication_password_file" need:"true" form:"secret"`
 	// Encryption of connections to instances: the agent's and the other
@@ -257,4 +263,9 @@ type Gossip struct {
 	// bytes in base64 (`openssl rand -base64 32`), readable by the agent's
 	// user alone. The same on every node.
 	KeyFile string `yaml:"key_file" need:"true" form:"secret"`
+}
+
+// ReplicationAccount is the user with which a member's instance receives.
+func (m MySQL) ReplicationAccount(node string) string {
+	return strings.ReplaceAll(m.ReplicationUser, "{node}", node)
 }

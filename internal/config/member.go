@@ -23,7 +23,7 @@ func (c Config) OwnMember() Member {
 // left to the caller.
 func (c Config) Self() topology.Member {
 	own := c.OwnMember()
-	self := own.Topology()
+	self := c.topology(own)
 	if c.Listeners.RW == "" {
 		self.RW = ""
 	}
@@ -38,7 +38,7 @@ func (c Config) Self() topology.Member {
 func (c Config) Members() []topology.Member {
 	members := make([]topology.Member, len(c.Cluster.Members))
 	for i, m := range c.Cluster.Members {
-		members[i] = m.Topology()
+		members[i] = c.topology(m)
 	}
 	return members
 }
@@ -48,17 +48,22 @@ func (c Config) Voters() []Member {
 	return slices.DeleteFunc(slices.Clone(c.Cluster.Members), func(m Member) bool { return !m.Voter })
 }
 
-// Topology is the member in the words the parts share.
-func (m Member) Topology() topology.Member {
+// topology is a member in the words the parts share.
+func (c Config) topology(m Member) topology.Member {
+	var user string
+	if c.MySQL != nil && m.MySQL != "" {
+		user = c.MySQL.ReplicationAccount(m.Name)
+	}
 	return topology.Member{
-		Name:     topology.NodeName(m.Name),
-		API:      m.at(m.Ports.API),
-		Gossip:   m.at(m.Ports.Gossip),
-		RW:       m.proxyAt(m.Ports.RW),
-		RO:       m.proxyAt(m.Ports.RO),
-		MySQL:    m.MySQL,
-		Priority: m.Priority,
-		Site:     m.Site,
+		ReplicationUser: user,
+		Name:            topology.NodeName(m.Name),
+		API:             m.at(m.Ports.API),
+		Gossip:          m.at(m.Ports.Gossip),
+		RW:              m.proxyAt(m.Ports.RW),
+		RO:              m.proxyAt(m.Ports.RO),
+		MySQL:           m.MySQL,
+		Priority:        m.Priority,
+		Site:            m.Site,
 	}
 }
 

@@ -1,6 +1,9 @@
 package config
 
-import "time"
+import (
+	"strconv"
+	"time"
+)
 
 // DurabilityMode says what an acknowledged commit is worth.
 type DurabilityMode string
@@ -11,8 +14,26 @@ const Lossless DurabilityMode = "lossless"
 // NoAckerPolicy says what the primary does when no replica can acknowledge.
 type NoAckerPolicy string
 
-// Block is the only policy so far: writes wait until a replica acknowledges again.
-const Block NoAckerPolicy = "block"
+// The policies.
+const (
+	Block   NoAckerPolicy = "block"
+	Degrade NoAckerPolicy = "degrade"
+)
+
+// Acks is how many replicas must hold a commit: a number, or AutoAcks.
+type Acks string
+
+// AutoAcks is half of the instances, and fewer where fewer are left.
+const AutoAcks Acks = "auto"
+
+// Count is the number; 0 for AutoAcks.
+func (a Acks) Count() int {
+	n, err := strconv.Atoi(string(a))
+	if err != nil {
+		return 0
+	}
+	return n
+}
 
 // Durability is what an acknowledged commit is worth.
 type Durability struct {
@@ -21,10 +42,19 @@ type Durability struct {
 	Mode DurabilityMode `yaml:"mode" default:"lossless" oneof:"lossless"`
 	// How many replicas must hold a commit before it is acknowledged. More
 	// survives more nodes dying at the same moment, waits for the slower
-	// replica, and blocks writes when fewer are left.
-	Acks int `yaml:"acks" default:"1" min:"1" max:"8"`
-	// block: with no replica left to acknowledge, writes wait.
-	WhenNoAcker NoAckerPolicy `yaml:"when_no_acker" default:"block" oneof:"block"`
+	// replica, and blocks writes when fewer are left. auto: half of the
+	// instances (one of three, two of five), and fewer, but at least one, when
+	// fewer are left.
+	Acks Acks `yaml:"acks" default:"auto" oneof:"auto|1|2|3|4|5|6|7|8"`
+	// block: with too few replicas left to acknowledge, writes wait. degrade:
+	// they go on with those that are left, and without any when none is left;
+	// the cluster then says "not lossless" until one is back, and no failover
+	// follows when the primary dies meanwhile.
+	WhenNoAcker NoAckerPolicy `yaml:"when_no_acker" default:"block" oneof:"block|degrade"`
+	// How long a replica may be gone before it is dropped from those whose
+	// acknowledgement counts: until then a failover needs it. The primary
+	// keeps it out from then on, until it is told what it may do.
+	DropAfter time.Duration `yaml:"drop_after" default:"10s" min:"2s" max:"1h"`
 }
 
 // Profile is a set of detection windows that fit together.

@@ -62,13 +62,13 @@ func (c Config) warnNoFailover() []string {
 	var w []string
 	// The primary gone, one of the others is promoted, and the rest must
 	// still be enough to acknowledge its commits.
-	if acks := c.Durability.Acks; instances-2 < acks {
+	if acks := max(c.Durability.Acks.Count(), 1); instances-2 < acks {
 		fix := fmt.Sprintf("list %d members with an instance", acks+2)
 		if instances > 2 {
 			fix += fmt.Sprintf(", or lower durability.acks to %d", instances-2)
 		}
-		w = append(w, fmt.Sprintf("durability.acks is %d and %d members have an instance, so no failover is ever possible: without the primary, too few are left to acknowledge the next one's commits: %s",
-			acks, instances, fix))
+		w = append(w, fmt.Sprintf("durability.acks is %s and %d members have an instance, so no failover is ever possible: without the primary, too few are left to acknowledge the next one's commits: %s",
+			c.Durability.Acks, instances, fix))
 	}
 	if promotable < 2 {
 		w = append(w, fmt.Sprintf("cluster.members has %d with an instance whose priority allows promotion, so no failover is ever possible: give at least two a priority of 0 or more", promotable))

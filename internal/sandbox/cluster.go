@@ -136,12 +136,26 @@ func (n Node) AgentDataDir() string { return filepath.Join(n.Dir, "agent") }
 // Addr is host:port on the loopback interface.
 func Addr(port int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(port)) }
 
+// maxNodes is how many nodes a sandbox can have.
+const maxNodes = 9
+
+// NodeNames are the names that the nodes of a sandbox can have.
+func NodeNames() []string {
+	var names []string
+	for i := range maxNodes {
+		names = append(names, nodeName(i))
+	}
+	return names
+}
+
+func nodeName(i int) string { return "db" + strconv.Itoa(i+1) }
+
 // newCluster plans a sandbox of n nodes.
 func newCluster(dir, name string, n, basePort int) (Cluster, error) {
 	c := Cluster{Name: name, ID: randomHex(16), dir: dir}
 	for i := range n {
 		node := Node{
-			Name:     "db" + strconv.Itoa(i+1),
+			Name:     nodeName(i),
 			ServerID: uint32(i + 1),
 			Ports:    portsOf(basePort, i),
 		}

@@ -82,7 +82,7 @@ func claimPorts(base, n int) (release func(), err error) {
 	}
 	var taken []error
 	for i := range n {
-		name, claim := fmt.Sprintf("db%d", i+1), base+portStride*(i+1)-1
+		name, claim := nodeName(i), base+portStride*(i+1)-1
 		l, err := net.Listen("tcp", Addr(claim))
 		if err != nil {
 			taken = append(taken, fmt.Errorf("use port %d (%s, while the sandbox comes up): %w", claim, name, ErrPortTaken))

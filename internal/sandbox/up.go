@@ -119,8 +119,8 @@ func newPlan(ctx context.Context, dir string, o Options) (c Cluster, release fun
 	if nodes == 0 {
 		nodes = defaultNodes
 	}
-	if nodes < 2 || nodes > 9 {
-		return Cluster{}, nil, fmt.Errorf("plan sandbox: %d nodes; it can have 2 to 9", nodes)
+	if nodes < 2 || nodes > maxNodes {
+		return Cluster{}, nil, fmt.Errorf("plan sandbox: %d nodes; it can have 2 to %d", nodes, maxNodes)
 	}
 	if base == 0 {
 		base, release, err = chooseBase(nodes)

@@ -185,9 +185,49 @@ func (i instance) Arm(ctx context.Context, k int) error {
 	})
 }
 
+// Degrade implements failover.Instance.
+func (i instance) Degrade(ctx context.Context) error {
+	return i.set(ctx, "degrade", func() error { i.s.armed = false; return nil })
+}
+
+// ShutOut implements failover.Instance.
+func (i instance) ShutOut(ctx context.Context, user string) error {
+	return i.set(ctx, "shut out "+user, func() error {
+		if i.s.superRO {
+			return errReadOnly
+		}
+		if i.s.shut == nil {
+			i.s.shut = map[string]bool{}
+		}
+		i.s.shut[user] = true
+		for _, r := range i.s.w.servers {
+			if r.stream != nil && r.stream.from == i.s && accountOf(r.name) == user {
+				r.hangUp()
+			}
+		}
+		return nil
+	})
+}
+
+// LetIn implements failover.Instance.
+func (i instance) LetIn(ctx context.Context, users ...string) error {
+	return i.set(ctx, "let in", func() error {
+		for _, user := range users {
+			if i.s.shut[user] && i.s.superRO {
+				return errReadOnly
+			}
+			delete(i.s.shut, user)
+		}
+		return nil
+	})
+}
+
 // WriteMarker implements failover.Instance.
-func (i instance) WriteMarker(ctx context.Context, m topology.Marker) (gtid.Set, error) {
+func (i instance) WriteMarker(ctx context.Context, m topology.Marker, receivers ...string) (gtid.Set, error) {
 	if err := i.set(ctx, "open for the marker", func() error { i.s.superRO = false; return nil }); err != nil {
+		return gtid.Set{}, err
+	}
+	if err := i.LetIn(ctx, receivers...); err != nil {
 		return gtid.Set{}, err
 	}
 	_, err := i.statement(ctx, "write marker", 50*time.Microsecond, 500*time.Microsecond, func(done func(any, error)) func() {

@@ -33,6 +33,8 @@ type server struct {
 	armed             bool // semi-sync source
 	k                 int
 	ackerFlag         bool // semi-sync replica, counts at the next start of the receiver
+	// shut are the accounts that may not receive from here; a restart keeps them.
+	shut map[string]bool
 
 	executed  gtid.Set
 	retrieved gtid.Set // in the relay log
@@ -329,7 +331,7 @@ func (s *server) connect(d time.Duration) {
 		if !s.receiverOn || s.source != source || s.stream != nil {
 			return
 		}
-		if !source.alive() || s.w.net.cutEither(replication, s.name, source.name) {
+		if !source.alive() || s.w.net.cutEither(replication, s.name, source.name) || source.shut[accountOf(s.name)] {
 			s.connect(time.Second)
 			return
 		}
@@ -349,6 +351,9 @@ func (s *server) hangUp() {
 		s.connect(s.between(100*time.Millisecond, time.Second))
 	}
 }
+
+// accountOf is the account with which a server receives.
+func accountOf(node topology.NodeName) string { return "repl_" + string(node) }
 
 // dropReceivers ends the connections of those that replicate from here.
 func (s *server) dropReceivers() {

@@ -82,7 +82,7 @@ func newWorld(seed uint64, sh shape, t *trace, dir string, d doubles, log *zap.L
 	for n := range sh.instances {
 		s := newServer(w, n+1)
 		w.servers = append(w.servers, s)
-		w.members = append(w.members, topology.Member{Name: s.name, MySQL: s.address})
+		w.members = append(w.members, topology.Member{Name: s.name, MySQL: s.address, ReplicationUser: accountOf(s.name)})
 	}
 	for n := range sh.arbiters {
 		w.members = append(w.members, topology.Member{Name: topology.NodeName(fmt.Sprintf("a%d", n+1))})
@@ -169,7 +169,7 @@ func (a *agent) start() {
 	nodes := links{a, a.proc}
 	watcher := failover.NewWatcher(a.name, reg, nodes, a.tower, 500*time.Millisecond)
 	control := failover.NewController(failover.ControllerConfig{
-		Self: a.name, Policy: failover.Policy{Automatic: true, Acks: w.acks, MaxLag: time.Second, Rebuild: true, Expected: len(w.members)},
+		Self: a.name, Policy: failover.Policy{Automatic: true, Acks: w.acks, MaxLag: time.Second, DropAfter: 3 * time.Second, Rebuild: true, Expected: len(w.members)},
 		Limits: failover.DefaultLimits(), Registry: reg, Leader: a.registry, Nodes: nodes, Watcher: watcher,
 		Verifier: verifier{a, a.proc, a.table}, Table: a.table,
 	}, log)
@@ -335,6 +335,10 @@ func (l link) Follow(ctx context.Context, req failover.FollowRequest) error {
 
 func (l link) Close(ctx context.Context, req failover.CloseRequest) (failover.Closed, error) {
 	return send(ctx, l, fmt.Sprint("close ", req.Epoch), func(ctx context.Context, n failover.Node) (failover.Closed, error) { return n.Close(ctx, req) })
+}
+
+func (l link) Obey(ctx context.Context, req failover.ObeyRequest) (failover.Obeyed, error) {
+	return send(ctx, l, fmt.Sprint("obey ", req.Epoch), func(ctx context.Context, n failover.Node) (failover.Obeyed, error) { return n.Obey(ctx, req) })
 }
 
 func (l link) Rebuild(ctx context.Context, req failover.RebuildRequest) error {

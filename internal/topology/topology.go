@@ -26,6 +26,8 @@ type Member struct {
 	// preferred. Negative means the instance is never promoted.
 	Priority int    `json:"priority"`
 	Site     string `json:"site,omitempty"`
+	// ReplicationUser is the account with which the instance receives.
+	ReplicationUser string `json:"replication_user,omitempty"`
 }
 
 // HasInstance tells whether a mysqld belongs to the member.

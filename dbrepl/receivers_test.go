@@ -1,0 +1,66 @@
+package dbrepl_test
+
+import (
+	"context"
+	"net"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"interrex/dbrepl"
+)
+
+// shutOutAndLetIn: an acker that is shut out acknowledges nothing more and does not
+// come back by itself, also after the source restarted; let in again, it does.
+func shutOutAndLetIn(t *testing.T, c *cluster) {
+	c.establish(t, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	c.write(t, c.a, 1)
+	before := c.a.status(t).Executed
+
+	// A connection that has not said yet whose it is.
+	stranger, err := net.Dial("tcp", c.a.server.Addr)
+	require.NoError(t, err)
+	defer stranger.Close()
+	_, err = stranger.Read(make([]byte, 1)) // the server has greeted
+	require.NoError(t, err)
+
+	require.NoError(t, c.a.ShutOut(ctx, "replication_c"))
+	require.NoError(t, stranger.SetReadDeadline(time.Now().Add(patience)))
+	for err == nil {
+		_, err = stranger.Read(make([]byte, 1024))
+	}
+	require.NotErrorIs(t, err, context.DeadlineExceeded, "it was ended")
+	require.Equal(t, before, c.a.status(t).Executed, "nothing of it is in the binary log")
+	require.Equal(t, 1, c.a.status(t).SemiSync.Clients)
+	c.c.until(t, "is refused", func(s dbrepl.Status) bool { return s.Source != nil && !s.Source.ReceiverOn })
+	c.write(t, c.a, 1) // b acknowledges
+	require.NoError(t, c.a.ShutOut(ctx, "replication_c"), "again")
+
+	_, _, _, err = c.b.Freeze(ctx)
+	require.NoError(t, err)
+	waiting := c.waiting(t, c.a, 1)
+	// Ordered to follow once more, it is refused as well.
+	_ = c.c.Follow(ctx, dbrepl.FollowSpec{Host: c.a.host, Port: c.a.port, Acker: true})
+	select {
+	case err := <-waiting[0]:
+		require.Fail(t, "somebody acknowledged", "%v", err)
+	case <-time.After(2 * time.Second):
+	}
+	require.NoError(t, c.b.Follow(ctx, dbrepl.FollowSpec{Host: c.a.host, Port: c.a.port, Acker: true}))
+	require.NoError(t, <-waiting[0])
+
+	c.a.restart(c.t)
+	c.a.exec(t, "SET GLOBAL super_read_only = OFF", "SET GLOBAL read_only = OFF")
+	require.NoError(t, c.b.Follow(ctx, dbrepl.FollowSpec{Host: c.a.host, Port: c.a.port, Acker: true}))
+	c.b.until(t, "is back", acking)
+	require.NoError(t, c.a.LetIn(ctx, "replication_c"))
+	require.NoError(t, c.a.LetIn(ctx, "replication_c"), "again")
+	require.NoError(t, c.c.Follow(ctx, dbrepl.FollowSpec{Host: c.a.host, Port: c.a.port, Acker: true}))
+	c.c.until(t, "is back", acking)
+
+	require.ErrorIs(t, c.a.ShutOut(ctx, "nobody"), dbrepl.ErrNoAccount)
+	require.ErrorIs(t, c.a.LetIn(ctx, "nobody"), dbrepl.ErrNoAccount)
+}

@@ -1,0 +1,152 @@
+package failover
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"interrex/dbrepl"
+	"interrex/election"
+	"interrex/internal/topology"
+)
+
+// obeyed is what the instance was last brought to.
+type obeyed struct {
+	register election.Register
+	boot     string
+}
+
+// Obey brings the recorded primary to what its register asks for: the shut
+// members kept out, the others let in, and as many acknowledgements waited for
+// as it says. What it asks is read from etcd in here, among the other commands
+// and one after another: so a late order can only make the instance obey the
+// newest record once more, and what an order made stricter stays so until the
+// record says otherwise (I3).
+func (k *Keeper) Obey(ctx context.Context, req ObeyRequest) (Obeyed, error) {
+	ctx, end, err := k.begin(ctx, req.Epoch)
+	if err != nil {
+		return Obeyed{}, err
+	}
+	defer end()
+	if k.inst == nil {
+		return Obeyed{}, ErrNoInstance
+	}
+	return k.obey(ctx)
+}
+
+// obey is called within a command.
+func (k *Keeper) obey(ctx context.Context) (Obeyed, error) {
+	name := k.cfg.Member.Name
+	snap, err := k.reg.Read(ctx)
+	if err != nil {
+		return Obeyed{}, fmt.Errorf("read the register for %s: %w", name, err)
+	}
+	st, err := k.inst.Probe(ctx)
+	if err != nil {
+		return Obeyed{}, fmt.Errorf("look at %s: %w: %w", name, ErrNoInstance, err)
+	}
+	s := snap.State
+	if !servesAs(name, s) || st.ServerUUID != s.Primary.ServerUUID || !st.Writable() {
+		return Obeyed{}, fmt.Errorf("%s obeys no register: %w", name, ErrNotRecorded)
+	}
+	reg := s.Register
+	// Stricter first: what comes after may fail.
+	for _, n := range reg.Shut {
+		if err := k.inst.ShutOut(ctx, reg.Accounts[n]); err != nil {
+			return Obeyed{}, fmt.Errorf("shut %s out of %s: %w", n, name, err)
+		}
+	}
+	if reg.Acks() == 0 {
+		err = k.inst.Degrade(ctx)
+	} else {
+		err = k.inst.Arm(ctx, reg.Acks())
+	}
+	if err != nil {
+		return Obeyed{}, fmt.Errorf("have %s wait for %d: %w", name, reg.Acks(), err)
+	}
+	if err := k.inst.LetIn(ctx, receivers(reg, k.reg.Members())...); err != nil {
+		// A member without an account here cannot follow; the others can.
+		if !errors.Is(err, dbrepl.ErrNoAccount) {
+			return Obeyed{}, fmt.Errorf("let members in on %s: %w", name, err)
+		}
+		k.log.Warn("a member cannot receive from this instance", zap.Error(err))
+	}
+	// Read last: what was acknowledged in the old way is in it.
+	if st, err = k.inst.Probe(ctx); err != nil {
+		return Obeyed{}, fmt.Errorf("look at %s: %w: %w", name, ErrNoInstance, err)
+	}
+	k.mu.Lock()
+	k.obeyed = obeyed{reg, st.BootID}
+	k.mu.Unlock()
+	return Obeyed{Revision: snap.Revision, Has: st.Executed.Union(st.Committing)}, nil
+}
+
+// servesAs tells whether the record says that node is the primary and that
+// nothing is about to change that.
+func servesAs(node topology.NodeName, s election.State) bool {
+	p := s.Primary
+	return p != nil && p.Node == node && p.Phase == election.Open && s.Operation == nil && s.Epoch == p.Epoch
+}
+
+// receivers are the accounts that the primary lets in: those of all members
+// but the shut ones.
+func receivers(reg election.Register, members []topology.Member) []string {
+	out := map[string]bool{}
+	for _, n := range reg.Shut {
+		out[reg.Accounts[n]] = true
+	}
+	var users []string
+	add := func(node topology.NodeName, user string) {
+		if user != "" && !out[user] && !reg.IsShut(node) {
+			out[user] = true
+			users = append(users, user)
+		}
+	}
+	for _, n := range reg.Ackers {
+		add(n, reg.Accounts[n])
+	}
+	for _, m := range members {
+		add(m.Name, m.ReplicationUser)
+	}
+	return users
+}
+
+// asOrdered tells whether a primary waits as its register says.
+func asOrdered(s dbrepl.SemiSync, reg election.Register) bool {
+	if reg.Acks() == 0 {
+		return !s.SourceEnabled
+	}
+	return s.Lossless(reg.Acks()) && s.WaitFor == reg.Acks()
+}
+
+// hasObeyed tells whether the instance was brought to this register since its
+// server started.
+func (k *Keeper) hasObeyed(reg election.Register, boot string) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.obeyed.boot == boot && k.obeyed.register.Equal(reg)
+}
+
+// obeyByItself brings the open primary to its register after that has changed,
+// after a promotion, or after somebody changed the settings: commits answered
+// since then are answered whoever has them, which no promise of this
+// controller covers.
+func (k *Keeper) obeyByItself(ctx context.Context, state election.State, st dbrepl.Status) {
+	cctx, end, err := k.begin(ctx, state.Epoch)
+	if err != nil {
+		return // a newer command is on its way
+	}
+	defer end()
+	actx, cancel := context.WithTimeout(cctx, 2*time.Second)
+	defer cancel()
+	if k.hasObeyed(state.Register, st.BootID) && state.Register.K > 0 && !st.SemiSync.Lossless(state.Register.K) {
+		k.log.Error("commits were answered without acknowledgement: somebody changed semi-sync on the primary; arming it again",
+			zap.Uint64("epoch", uint64(state.Epoch)), zap.Any("semi_sync", st.SemiSync))
+	}
+	if _, err := k.obey(actx); err != nil && !errors.Is(err, ErrNotRecorded) {
+		k.log.Warn("the register is not obeyed yet; trying again", zap.Error(err))
+	}
+}
