@@ -99,6 +99,19 @@ func (i *Instance) writeMarker(ctx context.Context, m topology.Marker, receivers
 	}
 }
 
+// Nudge commits a change of the epoch's marker row and returns when that is
+// acknowledged. A replica acknowledges nothing that it had received before it
+// became an acker, or whose acknowledgement was lost with a connection; but
+// what it acknowledges stands for everything before it, so a commit that waits
+// for no better reason is answered then. It waits like any other; when ctx ends
+// first, its session is ended and the commit goes on waiting.
+func (i *Instance) Nudge(ctx context.Context, epoch topology.Epoch) error {
+	if err := i.order(ctx, "UPDATE "+i.markerTable()+" SET written_at = UTC_TIMESTAMP(6) WHERE epoch = ?", uint64(epoch)); err != nil {
+		return fmt.Errorf("nudge: %w", err)
+	}
+	return nil
+}
+
 // OpenWrites lets clients write: read_only and super_read_only are OFF when it
 // returns. The event scheduler is left as it is.
 func (i *Instance) OpenWrites(ctx context.Context) error {

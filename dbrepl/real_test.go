@@ -29,6 +29,7 @@ func TestOnRealServers(t *testing.T) {
 		{"stop server", stopServer},
 		{"GTID sets as the server sees them", crossCheck},
 		{"shut out and let in", shutOutAndLetIn},
+		{"stuck acknowledgement", stuckAcknowledgement},
 		{"classify failures", classify},
 	} {
 		if !t.Run(scenario.name, func(t *testing.T) { scenario.run(t, c) }) {

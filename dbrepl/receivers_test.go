@@ -64,3 +64,29 @@ func shutOutAndLetIn(t *testing.T, c *cluster) {
 	require.ErrorIs(t, c.a.ShutOut(ctx, "nobody"), dbrepl.ErrNoAccount)
 	require.ErrorIs(t, c.a.LetIn(ctx, "nobody"), dbrepl.ErrNoAccount)
 }
+
+// stuckAcknowledgement: a replica that received a commit while it was no acker
+// never acknowledges that one, also when it has become one; the next commit's
+// acknowledgement stands for all before it.
+func stuckAcknowledgement(t *testing.T, c *cluster) {
+	c.establish(t, 1)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	_, _, _, err := c.c.Freeze(ctx)
+	require.NoError(t, err)
+	require.NoError(t, c.b.Follow(ctx, dbrepl.FollowSpec{Host: c.a.host, Port: c.a.port}))
+	waiting := c.waiting(t, c.a, 2)
+	want := c.a.status(t).Committing
+	c.b.until(t, "has it", func(s dbrepl.Status) bool { return s.Received.Contains(want) })
+	require.NoError(t, c.b.Follow(ctx, dbrepl.FollowSpec{Host: c.a.host, Port: c.a.port, Acker: true}))
+	c.b.until(t, "is an acker", acking)
+	select {
+	case err := <-waiting[0]:
+		require.Fail(t, "the server has learnt to do this by itself", "%v", err)
+	case <-time.After(2 * time.Second):
+	}
+	require.NoError(t, c.a.Nudge(ctx, 1))
+	for _, answer := range waiting {
+		require.NoError(t, <-answer)
+	}
+}

@@ -69,7 +69,7 @@ type server struct {
 	stalled           bool            // the receiver is connected and gets nothing
 	marker            topology.Marker
 	busy              bool // a transaction is open that keeps it from closing
-	retires           int
+	retires, nudges   int
 }
 
 func (f *fleet) add(number int) *server {
@@ -102,6 +102,16 @@ func (s *server) alive() bool { return !s.down && !s.hung }
 func (s *server) user() string { return userOf(s.name) }
 
 func userOf(n topology.NodeName) string { return "repl_" + string(n) }
+
+// ackers counts the connected replicas that acknowledge.
+func (s *server) ackers() (n int) {
+	for _, o := range s.fleet.servers {
+		if o.source == s && o.acker && o.alive() && o.connected() {
+			n++
+		}
+	}
+	return n
+}
 
 func (s *server) connected() bool {
 	return s.receiverOn && s.source.alive() && !s.source.shut[s.user()]
@@ -233,7 +243,7 @@ func (s *server) Probe(ctx context.Context) (st dbrepl.Status, err error) {
 			Executed: s.executed, Committing: s.committing, Received: s.received,
 			ReadOnly: s.readOnly, SuperReadOnly: s.superRO, Marker: s.marker,
 			SemiSync: dbrepl.SemiSync{
-				SourceEnabled: s.armed, WaitFor: s.k, WaitNoReplica: true, WaitPoint: "AFTER_SYNC", TimeoutMillis: math.MaxUint32,
+				SourceEnabled: s.armed, Clients: s.ackers(), WaitFor: s.k, WaitNoReplica: true, WaitPoint: "AFTER_SYNC", TimeoutMillis: math.MaxUint32,
 				WaitSessions: len(s.acks), ReplicaEnabled: s.acker,
 			},
 		}
@@ -318,6 +328,12 @@ func (s *server) WriteMarker(ctx context.Context, m topology.Marker, receivers .
 		return gtid.Set{}, fmt.Errorf("%w: %w", dbrepl.ErrOutcomeUnknown, err)
 	}
 	return s.has(), nil
+}
+
+func (s *server) Nudge(ctx context.Context, _ topology.Epoch) error {
+	s.fleet.change(func() { s.nudges++ })
+	_, err := s.commit(ctx, false)
+	return err
 }
 
 func (s *server) bootID() string { return fmt.Sprintf("%s-%d", s.name, s.boot) }

@@ -27,6 +27,7 @@ type Instance interface {
 	ShutOut(ctx context.Context, user string) error
 	LetIn(ctx context.Context, users ...string) error
 	WriteMarker(ctx context.Context, m topology.Marker, receivers ...string) (gtid.Set, error)
+	Nudge(ctx context.Context, epoch topology.Epoch) error
 	OpenWrites(ctx context.Context) error
 	Retire(ctx context.Context) error
 	Follow(ctx context.Context, spec dbrepl.FollowSpec) error
@@ -79,6 +80,7 @@ type Keeper struct {
 	progress *RebuildProgress
 	errant   *gtid.Set
 	obeyed   obeyed
+	stuck    stuck
 	wg       sync.WaitGroup
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"interrex/dbrepl"
 	"interrex/election"
+	"interrex/internal/gtid"
 	"interrex/internal/topology"
 )
 
@@ -148,5 +149,61 @@ func (k *Keeper) obeyByItself(ctx context.Context, state election.State, st dbre
 	}
 	if _, err := k.obey(actx); err != nil && !errors.Is(err, ErrNotRecorded) {
 		k.log.Warn("the register is not obeyed yet; trying again", zap.Error(err))
+	}
+}
+
+// nudgeAfter is how long commits may wait, with enough ackers connected, before
+// the primary looks whether an acknowledgement has only been lost. nudgeEvery
+// keeps it from adding more than a few commits to those that wait.
+const (
+	nudgeAfter = time.Second
+	nudgeEvery = 10 * time.Second
+)
+
+// stuck are commits that wait, since when, and when to nudge them.
+type stuck struct {
+	commits gtid.Set
+	nudgeAt time.Time
+}
+
+// looksStuck tells whether commits of the primary have been waiting for a while
+// although enough ackers are connected. A replica acknowledges nothing that it
+// had received before it was an acker; where every client waits, no later
+// commit comes whose acknowledgement would stand for those.
+func (k *Keeper) looksStuck(state election.State, st dbrepl.Status, now time.Time) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	waits := servesAs(k.cfg.Member.Name, state) && st.SemiSync.WaitSessions > 0 && st.SemiSync.Clients >= state.Register.Acks()
+	same := k.stuck.commits.Intersect(st.Committing)
+	switch {
+	case !waits:
+		k.stuck = stuck{}
+		return false
+	case same.IsEmpty():
+		k.stuck = stuck{st.Committing, now.Add(nudgeAfter)}
+		return false
+	}
+	k.stuck.commits = same
+	if now.Before(k.stuck.nudgeAt) {
+		return false
+	}
+	k.stuck.nudgeAt = now.Add(nudgeEvery)
+	return true
+}
+
+// nudge has the primary commit something small: its acknowledgement stands for
+// everything before it. What no acker has is not answered by it either (I1).
+func (k *Keeper) nudge(ctx context.Context, state election.State) {
+	cctx, end, err := k.begin(ctx, state.Epoch)
+	if err != nil {
+		return // a newer command is on its way
+	}
+	defer end()
+	nctx, cancel := context.WithTimeout(cctx, time.Second)
+	defer cancel()
+	k.log.Warn("commits wait although enough ackers are connected: an acknowledgement may have been lost; committing a change of the marker row",
+		zap.Uint64("epoch", uint64(state.Epoch)))
+	if err := k.inst.Nudge(nctx, state.Epoch); err != nil {
+		k.log.Warn("that is not acknowledged either", zap.Error(err))
 	}
 }

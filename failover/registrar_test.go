@@ -358,3 +358,35 @@ func TestDecideRegister(t *testing.T) {
 		})
 	}
 }
+
+// Commits wait although their acker has them: the primary nudges, and not for
+// ever.
+func TestLostAcknowledgement(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		for _, n := range []topology.NodeName{"n2", "n3"} {
+			c.fleet.change(func() { c.fleet.servers[n].stalled = true })
+		}
+		answer := make(chan error, 1)
+		go func() { answer <- c.commitBy("n1", time.Hour) }()
+		nudges := func() (n int) { c.fleet.change(func() { n = c.fleet.servers["n1"].nudges }); return n }
+		c.eventually("a nudge", func() bool { return nudges() == 1 })
+		time.Sleep(time.Minute)
+		require.Less(t, nudges(), 8)
+		require.Empty(t, answer, "nobody has it")
+		for _, n := range []topology.NodeName{"n2", "n3"} {
+			c.fleet.change(func() { c.fleet.servers[n].stalled = false })
+		}
+		require.NoError(t, <-answer)
+		c.check()
+	})
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		c.server("n2").kill()
+		c.server("n3").kill()
+		answer := make(chan error, 1)
+		go func() { answer <- c.commitBy("n1", time.Hour) }()
+		time.Sleep(5 * time.Second)
+		c.fleet.change(func() { require.Zero(t, c.fleet.servers["n1"].nudges, "nobody is connected") })
+		c.server("n2").start(false)
+		require.NoError(t, <-answer)
+	})
+}

@@ -85,6 +85,9 @@ func (k *Keeper) tend(ctx context.Context) {
 			k.log.Debug("not certified yet", zap.Error(err))
 		}
 	case tendNothing:
+		if k.looksStuck(snap.State, st, time.Now()) {
+			k.nudge(ctx, snap.State)
+		}
 	}
 }
 
