@@ -28,7 +28,6 @@ type registrar struct {
 	// missing says since when an acker has not been seen acknowledging.
 	missing map[topology.NodeName]time.Time
 	epoch   topology.Epoch
-	blocked string // the last reason for leaving an acker, so that it is told once
 }
 
 func newRegistrar(cfg ControllerConfig, log *zap.Logger) *registrar {
@@ -38,7 +37,6 @@ func newRegistrar(cfg ControllerConfig, log *zap.Logger) *registrar {
 // registerStep is one change of the register.
 type registerStep struct {
 	what string
-	node topology.NodeName // whom it is about, if anybody
 	// obeyFirst: the primary is to have obeyed the record as it is before the
 	// change is made, and Base then moves to what it had.
 	obeyFirst bool
@@ -106,39 +104,49 @@ func acknowledges(v View, n topology.NodeName) bool {
 	return streams(v.Nodes[n], *v.State.Primary) && v.Nodes[n].Instance.SemiSync.ReplicaActive
 }
 
-// decideRegister says what is to be changed of the register next. It is pure.
-func decideRegister(v View, p Policy, gone func(topology.NodeName) bool) (step registerStep, due bool) {
+// ackersSeen is what a view says of the registered ackers.
+type ackersSeen struct {
+	instances int
+	leaving   map[topology.NodeName]bool // gone, or to be registered anew
+	present   int                        // the others
+	active    int                        // those of them that acknowledge now
+}
+
+func seeAckers(v View, gone func(topology.NodeName) bool) ackersSeen {
 	reg := v.State.Register
-	instances := 0
+	seen := ackersSeen{leaving: map[topology.NodeName]bool{}}
 	users := map[topology.NodeName]string{}
 	for _, m := range v.Members {
 		if m.HasInstance() {
-			instances++
+			seen.instances++
 			users[m.Name] = m.ReplicationUser
 		}
 	}
-	// One that has been given another account acknowledges with the old one.
-	leaves := func(n topology.NodeName) bool {
-		user, known := reg.Accounts[n]
-		return gone(n) || (known && users[n] != "" && users[n] != user)
-	}
-	var present, active []topology.NodeName
 	for _, n := range reg.Ackers {
-		if !leaves(n) {
-			present = append(present, n)
-			if !reg.IsShut(n) && acknowledges(v, n) {
-				active = append(active, n)
-			}
+		// One that has been given another account acknowledges with the old one.
+		user, known := reg.Accounts[n]
+		if gone(n) || (known && users[n] != "" && users[n] != user) {
+			seen.leaving[n] = true
+			continue
+		}
+		seen.present++
+		if !reg.IsShut(n) && acknowledges(v, n) {
+			seen.active++
 		}
 	}
-	want := p.acks(instances, len(present))
+	return seen
+}
 
+// decideRegister says what is to be changed of the register next. It is pure.
+func decideRegister(v View, p Policy, gone func(topology.NodeName) bool) (step registerStep, due bool) {
+	reg, seen := v.State.Register, seeAckers(v, gone)
+	want := p.acks(seen.instances, seen.present)
 	for _, n := range reg.Shut {
 		switch {
-		case reg.Has(n) && !leaves(n):
-			return registerStep{what: fmt.Sprintf("%s is back: it stays an acker", n), node: n, change: letIn(n)}, true
-		case reg.Has(n) && len(present) >= max(reg.K, 1):
-			return registerStep{what: fmt.Sprintf("%s is shut out: no acker any more", n), node: n, obeyFirst: true, change: drop(n)}, true
+		case reg.Has(n) && !seen.leaving[n]:
+			return registerStep{what: fmt.Sprintf("%s is back: it stays an acker", n), change: letIn(n)}, true
+		case reg.Has(n) && seen.present >= max(reg.K, 1):
+			return registerStep{what: fmt.Sprintf("%s is shut out: no acker any more", n), obeyFirst: true, change: drop(n)}, true
 		}
 	}
 	switch {
@@ -147,17 +155,17 @@ func decideRegister(v View, p Policy, gone func(topology.NodeName) bool) (step r
 	case reg.NextK != 0:
 		return registerStep{what: fmt.Sprintf("the primary waits for %d", reg.NextK), obeyFirst: true, change: raised}, true
 	case want < reg.K:
-		return registerStep{what: fmt.Sprintf("%d ackers are left: the primary is to wait for %d", len(present), want), change: lower(want)}, true
+		return registerStep{what: fmt.Sprintf("%d ackers are left: the primary is to wait for %d", seen.present, want), change: lower(want)}, true
 	}
 	for _, n := range reg.Ackers {
-		if leaves(n) && !reg.IsShut(n) && len(active) >= max(reg.K, 1) && hasOwnAccount(reg, n) {
-			return registerStep{what: fmt.Sprintf("%s is gone: it is to be shut out", n), node: n, change: func(s *election.State) {
+		if seen.leaving[n] && !reg.IsShut(n) && seen.active >= max(reg.K, 1) && hasOwnAccount(reg, n) {
+			return registerStep{what: fmt.Sprintf("%s is gone: it is to be shut out", n), change: func(s *election.State) {
 				s.Register.Shut = append(s.Register.Shut, n)
 			}}, true
 		}
 	}
-	if want > reg.K && len(active) >= want {
-		return registerStep{what: fmt.Sprintf("%d ackers are there: the primary is to wait for %d", len(active), want), change: func(s *election.State) {
+	if want > reg.K && seen.active >= want {
+		return registerStep{what: fmt.Sprintf("%d ackers are there: the primary is to wait for %d", seen.active, want), change: func(s *election.State) {
 			s.Register.NextK = want
 		}}, true
 	}
