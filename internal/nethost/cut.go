@@ -5,12 +5,13 @@ import (
 	"errors"
 	"fmt"
 	"os/exec"
+	"slices"
 	"strconv"
 	"strings"
 )
 
-// Drop says which packets a host drops without a word. The host's own traffic
-// with itself is never dropped.
+// Drop says which packets are dropped, at the wire of a host, without a word to
+// anybody. The host's own traffic with itself is never dropped.
 type Drop struct {
 	At *Host
 	// In are packets that come to the host, Out those that leave it.
@@ -28,22 +29,34 @@ type Cut struct {
 	hosts []*Host
 }
 
-// Cut puts drops in force until Heal. Cuts may overlap: each has a table of
-// rules of its own at each host, and is healed for itself.
+// Cut puts drops in force until Heal. Cuts may overlap: each has tables of
+// rules of its own, and is healed for itself.
 func (n *Network) Cut(ctx context.Context, drops ...Drop) (*Cut, error) {
 	if _, err := exec.LookPath("nft"); err != nil {
 		return nil, fmt.Errorf("%w: cuts need nft (package nftables): %w", ErrUnavailable, err)
 	}
 	c := &Cut{table: "cut" + strconv.FormatInt(n.cuts.Add(1), 10)}
-	rules := map[*Host][]Drop{}
+	in, out := map[*Host][]string{}, map[*Host][]string{}
 	for _, d := range drops {
-		if _, known := rules[d.At]; !known {
+		if !slices.Contains(c.hosts, d.At) {
 			c.hosts = append(c.hosts, d.At)
 		}
-		rules[d.At] = append(rules[d.At], d)
+		if d.In {
+			in[d.At] = append(in[d.At], d.rules("saddr")...)
+		}
+		if d.Out {
+			out[d.At] = append(out[d.At], d.rules("daddr")...)
+		}
 	}
 	for _, h := range c.hosts {
-		if err := h.run(ctx, ruleset(c.table, rules[h]), "nft", "-f", "-"); err != nil {
+		err := h.run(ctx, ruleset("inet", c.table, "hook input", in[h]), "nft", "-f", "-")
+		if err == nil {
+			// At the bridge's end of the wire: a program whose packets are
+			// dropped on its own host is told so.
+			hook := fmt.Sprintf("hook ingress device %q", h.wire)
+			err = run(ctx, ruleset("netdev", c.table+h.wire, hook, out[h]), "nft", "-f", "-")
+		}
+		if err != nil {
 			return nil, errors.Join(fmt.Errorf("cut at %s: %w", h.Name, err), c.Heal(context.WithoutCancel(ctx)))
 		}
 	}
@@ -54,9 +67,10 @@ func (n *Network) Cut(ctx context.Context, drops ...Drop) (*Cut, error) {
 func (c *Cut) Heal(ctx context.Context) error {
 	var errs []error
 	for _, h := range c.hosts {
-		// Adding first makes it no error that the table is not there.
-		script := fmt.Sprintf("add table inet %s\ndelete table inet %s\n", c.table, c.table)
-		if err := h.run(ctx, script, "nft", "-f", "-"); err != nil {
+		err := errors.Join(
+			h.run(ctx, removal("inet", c.table), "nft", "-f", "-"),
+			run(ctx, removal("netdev", c.table+h.wire), "nft", "-f", "-"))
+		if err != nil {
 			errs = append(errs, fmt.Errorf("heal cut at %s: %w", h.Name, err))
 		}
 	}
@@ -64,30 +78,22 @@ func (c *Cut) Heal(ctx context.Context) error {
 }
 
 // ruleset is a table that drops, in the language of nft.
-func ruleset(table string, drops []Drop) string {
-	var in, out []string
-	for _, d := range drops {
-		if d.In {
-			in = append(in, d.rules("saddr")...)
-		}
-		if d.Out {
-			out = append(out, d.rules("daddr")...)
-		}
-	}
+func ruleset(family, table, hook string, rules []string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "table inet %s {\n", table)
-	for _, c := range []struct {
-		hook, own string
-		rules     []string
-	}{{"input", `iif "lo"`, in}, {"output", `oif "lo"`, out}} {
-		fmt.Fprintf(&b, "chain %s {\ntype filter hook %s priority -10; policy accept;\n%s accept\n", c.hook, c.hook, c.own)
-		for _, r := range c.rules {
-			fmt.Fprintln(&b, r, "drop")
-		}
-		fmt.Fprintln(&b, "}")
+	fmt.Fprintf(&b, "table %s %s {\nchain drops {\ntype filter %s priority -10; policy accept;\n", family, table, hook)
+	if family == "inet" {
+		fmt.Fprintln(&b, `iif "lo" accept`)
 	}
-	fmt.Fprintln(&b, "}")
+	for _, r := range rules {
+		fmt.Fprintln(&b, r, "drop")
+	}
+	fmt.Fprint(&b, "}\n}\n")
 	return b.String()
+}
+
+// removal removes a table, if it is there.
+func removal(family, table string) string {
+	return fmt.Sprintf("add table %[1]s %[2]s\ndelete table %[1]s %[2]s\n", family, table)
 }
 
 // rules match the packets; peer is which address of a packet is the other end.
@@ -98,8 +104,7 @@ func (d Drop) rules(peer string) []string {
 	}
 	if len(d.Ports) == 0 {
 		if match == "" {
-			// Everything of this family, and nothing that is not IP.
-			match = "meta nfproto { ipv4, ipv6 } "
+			match = "meta protocol { ip, ip6 } "
 		}
 		return []string{strings.TrimSpace(match)}
 	}

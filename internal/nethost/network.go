@@ -27,7 +27,8 @@ type Host struct {
 	// Address is its IPv4 address.
 	Address string
 
-	ns *os.File
+	ns   *os.File
+	wire string // the bridge's end of its link
 }
 
 // The network is a world's own, so its addresses need not be unique.
@@ -41,8 +42,9 @@ const (
 // Address is this process's address on the network.
 const Address = subnet + "1"
 
-// NewNetwork makes a bridge with hosts of those names on it. It is to be called
-// once, in a world (Enter); nothing needs to be taken down.
+// NewNetwork makes a bridge with hosts of those names on it, in a world (Enter).
+// A world has one network at a time; Close makes room for the next, and is not
+// needed for the last.
 func NewNetwork(ctx context.Context, names ...string) (*Network, error) {
 	for _, command := range [][]string{
 		{"link", "set", "lo", "up"},
@@ -56,8 +58,8 @@ func NewNetwork(ctx context.Context, names ...string) (*Network, error) {
 	}
 	n := &Network{}
 	for i, name := range names {
-		h := &Host{Name: name, Address: subnet + strconv.Itoa(i+2)}
-		if err := h.create(ctx, "wire"+strconv.Itoa(i)); err != nil {
+		h := &Host{Name: name, Address: subnet + strconv.Itoa(i+2), wire: "wire" + strconv.Itoa(i)}
+		if err := h.create(ctx); err != nil {
 			return nil, fmt.Errorf("make host %s: %w", name, err)
 		}
 		n.hosts = append(n.hosts, h)
@@ -65,18 +67,28 @@ func NewNetwork(ctx context.Context, names ...string) (*Network, error) {
 	return n, nil
 }
 
+// Close removes the network and its hosts. What runs on them goes on without
+// any.
+func (n *Network) Close(ctx context.Context) error {
+	var errs []error
+	for _, h := range n.hosts {
+		errs = append(errs, run(ctx, "", "ip", "link", "delete", h.wire), h.ns.Close())
+	}
+	return errors.Join(append(errs, run(ctx, "", "ip", "link", "delete", bridge))...)
+}
+
 // Hosts are the hosts, in the order they were named in.
 func (n *Network) Hosts() []*Host { return n.hosts }
 
 // create makes the namespace and wires it to the bridge.
-func (h *Host) create(ctx context.Context, wire string) (err error) {
+func (h *Host) create(ctx context.Context) (err error) {
 	if h.ns, err = newNamespace(); err != nil {
 		return err
 	}
-	if err := run(ctx, "", "ip", "link", "add", wire, "type", "veth", "peer", "name", ownLink, "netns", descriptorPath(h.ns)); err != nil {
+	if err := run(ctx, "", "ip", "link", "add", h.wire, "type", "veth", "peer", "name", ownLink, "netns", descriptorPath(h.ns)); err != nil {
 		return err
 	}
-	if err := run(ctx, "", "ip", "link", "set", wire, "master", bridge, "up"); err != nil {
+	if err := run(ctx, "", "ip", "link", "set", h.wire, "master", bridge, "up"); err != nil {
 		return err
 	}
 	for _, command := range [][]string{
