@@ -61,6 +61,16 @@ ROUNDS ?= 20
 soak-failover: fetch ## Kill and switch over the primary by turns under load, ROUNDS times, and count the rows
 	$(GO) test -tags $(TAGS) -buildvcs=false -count=1 -v -timeout 2h -run TestAlternatingKillsAndSwitchovers ./internal/acceptance -args -rounds $(ROUNDS)
 
+# How long faults are struck; what chooses them (default: drawn and printed);
+# the folder that is kept (default: a temporary one, kept if something is found).
+DURATION ?= 5m
+SEED     ?=
+OUT      ?=
+
+.PHONY: chaos
+chaos: fetch ## Break a real cluster at random under load, and check every answer (DURATION=, SEED=, OUT=)
+	$(GO) run -tags $(TAGS) -buildvcs=false ./cmd/chaos -duration $(DURATION) -revision '$(VERSION)' $(if $(SEED),-seed $(SEED)) $(if $(OUT),-o '$(OUT)') $(ARGS)
+
 .PHONY: need-cc
 need-cc:
 	@command -v $$($(GO) env CC) >/dev/null || { echo 'make test: the race detector needs a C compiler: apt-get install gcc libc6-dev' >&2; exit 1; }

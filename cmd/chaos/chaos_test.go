@@ -1,0 +1,185 @@
+package main
+
+import (
+	"bufio"
+	"bytes"
+	"encoding/json"
+	"fmt"
+	"io"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strings"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"interrex/failover/api"
+	"interrex/internal/chaos"
+	"interrex/internal/nethost"
+)
+
+// clock tells the time on every line that it reads, and how much has passed
+// since the last one.
+const clock = `package main
+
+import (
+	"bufio"
+	"fmt"
+	"os"
+	"time"
+)
+
+func main() {
+	last := time.Now()
+	for lines := bufio.NewScanner(os.Stdin); lines.Scan(); {
+		fmt.Println(time.Now().Unix(), time.Since(last).Seconds())
+		last = time.Now()
+	}
+}
+`
+
+// TestClockThatCanBeSet builds a program as the one under test is built, and
+// sets its clock.
+func TestClockThatCanBeSet(t *testing.T) {
+	dir := t.TempDir()
+	overlay, err := writeOverlay(t.Context(), dir)
+	require.NoError(t, err)
+	source, program := filepath.Join(dir, "clock.go"), filepath.Join(dir, "clock")
+	require.NoError(t, os.WriteFile(source, []byte(clock), 0o600))
+	out, err := exec.CommandContext(t.Context(), "go", "build", "-overlay", overlay, "-o", program, source).CombinedOutput()
+	require.NoError(t, err, string(out))
+	require.NoError(t, os.WriteFile(filepath.Join(dir, skewFile), make([]byte, skewSize), 0o600))
+
+	cmd := exec.CommandContext(t.Context(), program)
+	cmd.Dir = dir
+	in, err := cmd.StdinPipe()
+	require.NoError(t, err)
+	answers, err := cmd.StdoutPipe()
+	require.NoError(t, err)
+	require.NoError(t, cmd.Start())
+	defer func() { _ = in.Close(); _ = cmd.Wait() }()
+	lines := bufio.NewReader(answers)
+	for _, off := range []time.Duration{0, time.Hour, -time.Hour, 0} {
+		require.NoError(t, writeSkew(dir, off))
+		_, err := io.WriteString(in, "\n")
+		require.NoError(t, err)
+		line, err := lines.ReadString('\n')
+		require.NoError(t, err)
+		var now int64
+		var passed float64
+		_, err = fmt.Sscan(line, &now, &passed)
+		require.NoError(t, err, line)
+		require.InDelta(t, time.Now().Add(off).Unix(), now, 60, "off by %s", off)
+		require.InDelta(t, 30, passed, 30, "time passes as ever")
+	}
+}
+
+func TestOptions(t *testing.T) {
+	o, err := parseOptions([]string{"-duration", "1h", "-seed", "7"}, io.Discard)
+	require.NoError(t, err)
+	require.Equal(t, []any{time.Hour, uint64(7), 30 * time.Second}, []any{o.duration, o.seed, o.recover})
+	for _, args := range [][]string{{"-duration", "0s"}, {"-recover", "-1s"}, {"more"}, {"-seed", "x"}} {
+		var told bytes.Buffer
+		_, err := parseOptions(args, &told)
+		require.Error(t, err, args)
+		require.NotEmpty(t, told.String(), args)
+	}
+}
+
+// TestKinds: each has a name of its own, and there are as many as are promised
+// also where there are no hosts.
+func TestKinds(t *testing.T) {
+	names, needless := map[string]bool{}, 0
+	for _, k := range kinds() {
+		require.False(t, names[k.name], k.name)
+		names[k.name] = true
+		if k.needs == nothing {
+			needless++
+		}
+	}
+	require.GreaterOrEqual(t, needless, 12)
+	require.NotContains(t, strings.Join(mapKeys(names), ""), ",", "options list them with commas")
+}
+
+func mapKeys(m map[string]bool) (keys []string) {
+	for k := range m {
+		keys = append(keys, k)
+	}
+	return keys
+}
+
+func TestWithoutHostsItIsSaidAndTheRestGoesOn(t *testing.T) {
+	var told bytes.Buffer
+	r := &chaosRun{out: &told, report: newReport(options{})}
+	require.NoError(t, r.chooseKinds(t.Context(), nil, fmt.Errorf("%w: not root", nethost.ErrUnavailable)))
+	require.Len(t, r.kinds, len(kinds())-len(r.report.LeftOut))
+	require.Contains(t, told.String(), "LEFT OUT")
+	require.Contains(t, r.report.LeftOut, "isolate the primary's node")
+	require.NotContains(t, r.report.LeftOut, "kill the primary's server")
+	r.o.only = "isolate the primary's node"
+	r.kinds = nil
+	require.ErrorContains(t, r.chooseKinds(t.Context(), nil, nethost.ErrUnavailable), "no kind of fault is left")
+}
+
+func TestFlaws(t *testing.T) {
+	whole := func() api.Cluster {
+		v := api.Cluster{Status: api.StatusHealthy, Primary: &api.Primary{Node: "db1"}, Leader: "db2"}
+		v.Members = []api.Member{{Name: "db1", Role: api.RolePrimary}, {Name: "db2", Role: api.RoleReplica}, {Name: "db3", Role: api.RoleReplica}}
+		v.Durability.Ackers = append(v.Durability.Ackers, "db2", "db3")
+		v.Durability.Acknowledging = append(v.Durability.Acknowledging, "db2", "db3")
+		return v
+	}
+	require.Empty(t, flaw(whole()))
+	for name, spoil := range map[string]func(*api.Cluster){
+		"not healthy":  func(v *api.Cluster) { v.Status = api.StatusDegraded },
+		"no primary":   func(v *api.Cluster) { v.Primary = nil },
+		"no leader":    func(v *api.Cluster) { v.Leader = "" },
+		"one follows":  func(v *api.Cluster) { v.Members[1].Role = api.RoleClosed },
+		"one acker":    func(v *api.Cluster) { v.Durability.Ackers = v.Durability.Ackers[1:] },
+		"one is quiet": func(v *api.Cluster) { v.Durability.Acknowledging = nil },
+	} {
+		v := whole()
+		spoil(&v)
+		require.NotEmpty(t, flaw(v), name)
+	}
+}
+
+func TestReport(t *testing.T) {
+	r := newReport(options{seed: 7, revision: "abc"})
+	r.add(roundResult{Strikes: []strike{{Kind: "a"}}, Outage: time.Second, Recovered: 3 * time.Second})
+	r.add(roundResult{Strikes: []strike{{Kind: "a"}}, Outage: 2 * time.Second, Recovered: time.Second})
+	r.add(roundResult{Strikes: []strike{{Kind: "a"}, {Kind: "b"}}, Outage: 9 * time.Second})
+	r.Operations = map[chaos.Outcome]int{chaos.Acknowledged: 5}
+	r.Checks = []chaos.Finding{{Name: "kept", Checked: 5, Of: "operations"}}
+	r.judge()
+	require.True(t, r.Passed)
+	text := r.text()
+	require.Regexp(t, `(?m)^a +3 +2\.00 / 2\.00 +3\.00 / 3\.00$`, text)
+	require.Regexp(t, `(?m)^b +1 +- +-$`, text)
+	require.Regexp(t, `(?m)^\(two at a time\) +1 +9\.00 / 9\.00`, text)
+	require.True(t, strings.HasSuffix(text, "\nPASSED\n"), text)
+	dir := t.TempDir()
+	require.NoError(t, r.write(dir, io.Discard))
+	raw, err := os.ReadFile(filepath.Join(dir, "report.json"))
+	require.NoError(t, err)
+	var read map[string]any
+	require.NoError(t, json.Unmarshal(raw, &read))
+	require.Equal(t, true, read["passed"])
+
+	for name, spoil := range map[string]func(*report){
+		"a violation": func(r *report) {
+			r.Checks = []chaos.Finding{{Name: "kept", Count: 1, Violations: []string{"one is lost"}}}
+		},
+		"an early end":          func(r *report) { r.Stopped = "not whole" },
+		"nothing was struck":    func(r *report) { r.Rounds = nil },
+		"nothing was committed": func(r *report) { r.Operations = nil },
+	} {
+		bad := r
+		spoil(&bad)
+		bad.judge()
+		require.False(t, bad.Passed, name)
+		require.True(t, strings.HasSuffix(bad.text(), "\nFAILED\n"), name)
+	}
+}
