@@ -42,6 +42,7 @@
 #define CNT(m)     (((m) & 1) + (((m) >> 1) & 1) + (((m) >> 2) & 1))
 #define LOG(m)     (CNT(m) + CNT((m) >> 3))
 #define LOW(m)     ((m) & -(m))
+#define UNARMED 3       /* of srvk: nothing is acknowledged */
 
 /* Instances. */
 byte exe[N];            /* executed, in its binary log: durable */
@@ -54,21 +55,43 @@ bit  open[N];           /* clients may write */
 byte mep[N];            /* epoch whose marker it is writing, 0: none */
 byte oep[N];            /* epoch in which it was opened last */
 byte srvk[N];           /* how many acknowledgements its commits wait for */
+byte adm[N];            /* whom it lets receive: durable */
 byte prom[N];           /* highest epoch promised: durable */
 bit  cert[N];           /* certified: holds all it acknowledged before it started */
 
-/* The record in etcd. Primary and register of epoch PE are tgt and regs of it. */
+/* The record in etcd. The primary of epoch PE is tgt of it. */
 byte E = 1;             /* State.Epoch */
 byte PE = 1;            /* Primary.Epoch */
 bit  popen = 1;         /* Primary.Phase is Open, no operation */
 byte base;              /* Primary.Base */
+byte A = 6;             /* Register.Ackers */
 byte K = K0;            /* Register.K */
 byte sources[N];        /* State.Sources */
+#ifdef REGISTER
+byte L;                 /* Register.Leaving */
+byte NK;                /* Register.NextK */
+/* Obey on its way in an instance's gate: what it read. */
+bit  rdv[N];
+byte rda[N], rdk[N];
+bit  rdf;               /* the record is still as the primary read it */
+bit  ob;                /* the primary has obeyed this very revision ... */
+byte obase;             /* ... and then had executed, or was committing, this */
+byte cal = NONE;        /* at this very revision this one acknowledged nobody */
+#ifdef MUT_NO_MARK
+byte odrop;
+#endif
+#ifdef MUT_ABANDONED
+bit  abv; byte abi, aba, abk;
+#endif
+#ifdef MUT_LATE_ORDER
+bit  lov; byte loa, lok;
+#endif
+#endif
 
 /* Orders of each epoch that may still be on their way. */
 byte tgt[EM+1];         /* candidate, or primary */
-byte regs[EM+1];        /* register */
-byte ordk[EM+1];        /* k of the order to promote, 0: none or obeyed */
+byte regs[EM+1];        /* who was ordered to follow tgt and to acknowledge */
+byte ordk[EM+1];        /* 1 + k of the order to promote, 0: none or obeyed */
 bit  ford[EM+1];        /* the others were ordered to follow tgt */
 byte ahx[EM+1];         /* who was ordered to go ahead */
 bit  aha[EM+1];         /* ... and to acknowledge */
@@ -100,7 +123,19 @@ bit  tookover;          /* an operation in flight was taken over */
 byte t, x, y;           /* scratch, 0 between actions */
 
 #define PRIM     tgt[PE]
-#define REG      regs[PE]
+#define REG      A
+#ifdef REGISTER
+#define CHANGED  NEWREV; rdf = 0
+#ifdef MUT_NO_REVISION
+#define NEWREV   skip
+#else
+#define NEWREV   ob = 0; obase = 0; cal = NONE
+#endif
+#define NOINTENT L = 0; NK = 0
+#else
+#define CHANGED  skip
+#define NOINTENT skip
+#endif
 #define NEEDED   (CNT(REG) - K + 1)
 #define NEED     ((NEEDED < 1) -> 1 : NEEDED)
 
@@ -109,7 +144,12 @@ byte t, x, y;           /* scratch, 0 between actions */
 #else
 #define MAY(i,e)  (prom[i] <= (e))
 #endif
-#define PROMISE(i,e) prom[i] = ((prom[i] < (e)) -> (e) : prom[i])
+#define PROMISE(i,e) INTERRUPT(i); prom[i] = ((prom[i] < (e)) -> (e) : prom[i])
+#if defined(REGISTER)
+#define INTERRUPT(i) rdv[i] = 0; rda[i] = 0; rdk[i] = 0
+#else
+#define INTERRUPT(i) skip
+#endif
 
 #ifdef MUT_NO_AMNESIA_GUARD
 #define CERT(i) 1
@@ -117,11 +157,14 @@ byte t, x, y;           /* scratch, 0 between actions */
 #define CERT(i) cert[i]
 #endif
 #ifdef MUT_NO_BASE
-#define WHOLE(i) 1
 #define UNION0 0
 #else
-#define WHOLE(i) (LACKS(rcv[i], base) == 0)
 #define UNION0 base
+#endif
+#if defined(MUT_NO_BASE) || defined(NO_WHOLE)
+#define WHOLE(i) 1
+#else
+#define WHOLE(i) (LACKS(rcv[i], base) == 0)
 #endif
 #define PROOF(i) (HAS(REG, i) && CERT(i) && WHOLE(i))
 
@@ -130,7 +173,7 @@ byte t, x, y;           /* scratch, 0 between actions */
 #elif defined(MUT_NO_REVOKE)
 #define ENOUGH(c, o) 1
 #elif defined(MUT_K_FROM_SERVER)
-#define ENOUGH(c, o) ((o) || (srvk[PRIM] > 0 && CNT(c) >= CNT(REG) - srvk[PRIM] + 1))
+#define ENOUGH(c, o) ((o) || (srvk[PRIM] != UNARMED && CNT(c) >= CNT(REG) - srvk[PRIM] + 1))
 #elif defined(MUT_SURVEY_FIRST)
 #define ENOUGH(c, o) ((o) || CNT((c) & frz) >= NEED)
 #else
@@ -184,15 +227,26 @@ inline receive(i) {     /* the next transaction; it is acknowledged at once */
 	t = 0
 }
 
+
 /* Who has acknowledged the oldest waiting commit of p. */
 #define GOT(p) (HAS2(0,p) + HAS2(1,p) + HAS2(2,p))
 #define HAS2(i,p) ((sent[i] & LOW(wait[p])) != 0)
 
+/* I3: what the recorded primary acknowledges is on K of the ackers that the
+ * record has now, or in the base set. */
+#define ON(i,p) (HAS(A, i) && HAS2(i,p))
+#ifdef NO_GUARANTEE
+#define GUARANTEE(p) skip
+#else
+#define GUARANTEE(p) assert(p != PRIM || x != PE || LACKS(base, t) == 0 || ON(0,p) + ON(1,p) + ON(2,p) >= K)
+#endif
+
 inline acknowledge(p) { /* enough acknowledgements: the client is told */
 	t = LOW(wait[p]);
+	x = ((mep[p] != 0) -> mep[p] : oep[p]);
+	GUARANTEE(p);
 	wait[p] = wait[p] & ~t;
 	acked = acked | t; t = 0;
-	x = ((mep[p] != 0) -> mep[p] : oep[p]);
 	/* I2: one instance acknowledges in an epoch. */
 	assert(who[x] == NONE || who[x] == p);
 	who[x] = p; x = 0;
@@ -206,7 +260,10 @@ inline stop(i) {        /* the server's process ends and starts again, closed */
 	acked = acked | wait[i];
 #endif
 	rcv[i] = exe[i];  /* the relay log's tail was in no file yet */
-	open[i] = 0; mep[i] = 0; wait[i] = 0; src[i] = NONE; ack[i] = 0; cert[i] = 0; srvk[i] = 0
+	open[i] = 0; mep[i] = 0; wait[i] = 0; src[i] = NONE; ack[i] = 0; cert[i] = 0; srvk[i] = UNARMED;
+#ifdef REGISTER
+	rdv[i] = 0; rda[i] = 0; rdk[i] = 0
+#endif
 }
 
 inline crash(i) { cr++; stop(i); KEPT; sweep() }
@@ -224,14 +281,26 @@ inline isolate(i) {     /* an instance that the record does not name is closed *
 	sweep(); forget()
 }
 
+#define ACKER(i,e) HAS(regs[e], i)
+/* Where ackers can leave, an order to acknowledge is obeyed only if the record,
+ * read now, is of its epoch and has the instance as an acker. */
+#if defined(REGISTER) && !defined(MUT_STALE_REGISTERED)
+#ifdef REGISTERED_IN_ANY_EPOCH
+#define FRESHLY(i,e,a) (!(a) || HAS(A, i))
+#else
+#define FRESHLY(i,e,a) (!(a) || ((e) == E && HAS(A, i)))
+#endif
+#else
+#define FRESHLY(i,e,a) 1
+#endif
 #define SOURCE_HAS(i,e) (src[i] == tgt[e] || LACKS(exe[tgt[e]], rcv[i]) == 0)
-#define CHANGES(i,e)    (src[i] != tgt[e] || ack[i] != HAS(regs[e], i) || prom[i] < e || open[i] || mep[i])
+#define CHANGES(i,e)    (src[i] != tgt[e] || ack[i] != ACKER(i,e) || prom[i] < e || open[i] || mep[i])
 
 inline point(i, e, a) {
 	PROMISE(i, e);
-	open[i] = 0; mep[i] = 0; srvk[i] = 0;
+	open[i] = 0; mep[i] = 0; srvk[i] = UNARMED;
 	src[i] = tgt[e]; ack[i] = a;
-	if :: a -> sent[i] = sent[i] | (rcv[i] & wait[src[i]]) :: else fi;
+	if :: ack[i] && HAS(adm[src[i]], i) -> sent[i] = sent[i] | (rcv[i] & wait[src[i]]) :: else fi;
 	forget()
 }
 
@@ -239,7 +308,7 @@ inline follow(i, e) {
 #ifdef MUT_ACK_UNREGISTERED
 	point(i, e, 1)
 #else
-	point(i, e, HAS(regs[e], i))
+	point(i, e, ACKER(i,e))
 #endif
 }
 
@@ -248,7 +317,8 @@ inline goahead(i, e) { point(i, e, aha[e]); ahx[e] = NONE; aha[e] = 0 }
 inline promote(e) {     /* armed, and the marker's commit begins */
 	x = tgt[e];
 	PROMISE(x, e);
-	srvk[x] = ordk[e]; ordk[e] = 0;
+	srvk[x] = ordk[e] - 1; ordk[e] = 0;
+	adm[x] = 7; /* the record that names it keeps nobody out */
 	src[x] = NONE; ack[x] = 0;
 	mep[x] = e;
 #ifndef MUT_NO_MARKER
@@ -275,7 +345,7 @@ inline openwrites(i) {  /* the marker was acknowledged */
 	:: lst == 3 -> tookover = 1 \
 	:: else \
 	fi; \
-	KEEP; \
+	KEEP; CHANGED; \
 	NEXT; \
 	/* I5: no epoch is issued twice. */ \
 	FRESH; \
@@ -372,7 +442,7 @@ inline late(i) {        /* a freeze that an older leader ordered */
 
 #define ORDERED(n, c) \
 	if \
-	:: HAS(regs[E], n) -> sources[n] = ((sources[n] != NONE && sources[n] != c) -> ANY : c) \
+	:: HAS(A, n) -> sources[n] = ((sources[n] != NONE && sources[n] != c) -> ANY : c) \
 	:: else \
 	fi
 
@@ -411,9 +481,10 @@ inline record(c) {      /* caught up, then the point of no return */
 		if :: CNT(y) < ACKS -> y = x :: else fi;
 		K = ACKS
 	fi;
+	NOINTENT; CHANGED;
 	ELSEWHERE(0, c); ELSEWHERE(1, c); ELSEWHERE(2, c);
 	PE = E; popen = 0;
-	regs[E] = y; tgt[E] = c; ordk[E] = K; ford[E] = 1;
+	A = y; regs[E] = y; tgt[E] = c; ordk[E] = K + 1; ford[E] = 1;
 	base = ((lk == RESUME) -> un : exe[c]);
 	x = 0; y = 0;
 	ORDERED(0, c); ORDERED(1, c); ORDERED(2, c);
@@ -436,25 +507,32 @@ inline record(c) {      /* caught up, then the point of no return */
 #else
 #define WIT skip
 #endif
+#ifdef WIT_READMIT
+bit dropped[N];
+#define WITADMIT assert(!dropped[i])
+#else
+#define WITADMIT skip
+#endif
 
 #define QUIET (popen && E == PE)
 
-inline done() { WIT; popen = 1; lst = 0; lk = 0; le = 0 }
-inline admit(i) { regs[PE] = regs[PE] | B(i); ORDERED(i, PRIM) }
-inline confirm(i) { sources[i] = PRIM }
+inline done() { WIT; popen = 1; lst = 0; lk = 0; le = 0; CHANGED }
+inline admit(i) { WITADMIT; A = A | B(i); regs[PE] = regs[PE] | B(i); ORDERED(i, PRIM); CHANGED }
+inline confirm(i) { sources[i] = PRIM; CHANGED }
 
 inline rebuild(i) {
 	PROMISE(i, PE);
 	stop(i); exe[i] = exe[PRIM]; rcv[i] = exe[i];
+	adm[i] = adm[PRIM]; /* the accounts are copied, too */
 	sweep(); forget()
 }
 
-#define EACH(A) A(0) A(1) A(2)
+#define EACH(F) F(0) F(1) F(2)
 
 #define SERVER(i) \
 	:: d_step { open[i] && nw < WM -> write(i) } \
-	:: d_step { src[i] != NONE && LACKS(rcv[i], exe[src[i]]) != 0 -> receive(i) } \
-	:: d_step { wait[i] != 0 && srvk[i] > 0 && GOT(i) >= srvk[i] -> acknowledge(i) } \
+	:: d_step { src[i] != NONE && HAS(adm[src[i]], i) && LACKS(rcv[i], exe[src[i]]) != 0 -> receive(i) } \
+	:: d_step { wait[i] != 0 && GOT(i) >= srvk[i] -> acknowledge(i) } \
 	:: d_step { exe[i] != rcv[i] -> exe[i] = rcv[i] } \
 	:: d_step { cr < CM -> crash(i) }
 
@@ -469,8 +547,8 @@ inline rebuild(i) {
 	:: d_step { mep[i] != 0 && prom[i] == mep[i] && wait[i] == 0 -> openwrites(i) }
 
 #define OBEY(i, e) \
-	:: d_step { ford[e] && tgt[e] != i && MAY(i,e) && CHANGES(i,e) && wait[i] == 0 && SOURCE_HAS(i,e) -> follow(i, e) } \
-	:: d_step { ahx[e] == i && tgt[e] != i && tgt[e] + i <= 3 && MAY(i,e) && wait[i] == 0 && LACKS(exe[3 - i - tgt[e]], rcv[i]) == 0 -> goahead(i, e) }
+	:: d_step { ford[e] && tgt[e] != i && MAY(i,e) && CHANGES(i,e) && FRESHLY(i,e,ACKER(i,e)) && wait[i] == 0 && SOURCE_HAS(i,e) -> follow(i, e) } \
+	:: d_step { ahx[e] == i && tgt[e] != i && tgt[e] + i <= 3 && MAY(i,e) && FRESHLY(i,e,aha[e]) && wait[i] == 0 && LACKS(exe[3 - i - tgt[e]], rcv[i]) == 0 -> goahead(i, e) }
 #define OBEYALL(e) OBEY(0,e) OBEY(1,e) OBEY(2,e) \
 	:: d_step { ordk[e] != 0 && MAY(tgt[e],e) -> promote(e) }
 
@@ -482,7 +560,7 @@ inline rebuild(i) {
 #define LEADER(i) \
 	:: d_step { lst == 1 && lk == FAILOVER && !HAS(seen,i) && i != PRIM && MAY(i,le) -> freeze(i) } \
 	:: d_step { lst == 1 && lk != RESUME && !HAS(seen,i) && i == PRIM && MAY(i,le) && SHUT(i) -> closeold(i) } \
-	:: d_step { lst == 1 && lk == FAILOVER && i == PRIM && prom[i] < le && wait[i] != 0 -> prom[i] = le; forget() } \
+	:: d_step { lst == 1 && lk == FAILOVER && i == PRIM && prom[i] < le && wait[i] != 0 -> PROMISE(i, le); forget() } \
 	:: d_step { lst == 1 && lk == RESUME && i == PRIM && MAY(i,le) && LACKS(exe[i], base) == 0 -> lookold(i) } \
 	:: d_step { lst == 2 && !HAS(seen,i) -> look(i) } \
 	:: d_step { lst == 1 && lk == FAILOVER && le == E && HAS(seen,i) && ENOUGH(cnt, oc) && FIT(i) && CNT(FOLLOWING(i, FAILOVER)) >= ACKS -> record(i) } \
@@ -501,6 +579,8 @@ inline rebuild(i) {
 #define CANCLAIM (E < EM)
 #endif
 
+#include "register.inc"
+
 init {
 	d_step {
 		src[0] = NONE; src[1] = 0; src[2] = 0;
@@ -508,6 +588,7 @@ init {
 		open[0] = 1; oep[0] = 1; srvk[0] = K0;
 		cert[0] = 1; cert[1] = 1; cert[2] = 1;
 		prom[0] = 1; prom[1] = 1; prom[2] = 1;
+		adm[0] = 7; adm[1] = 7; adm[2] = 7; srvk[1] = UNARMED; srvk[2] = UNARMED;
 		sources[0] = NONE; sources[1] = 0; sources[2] = 0;
 		regs[1] = 6; ford[1] = 1;
 		x = 0;
@@ -518,7 +599,9 @@ end:	do
 	EACH(SERVER)
 	EACH(AGENT)
 	OBEYALL(1)
+#if EM >= 2
 	OBEYALL(2)
+#endif
 #if EM >= 3
 	OBEYALL(3)
 #endif
@@ -553,7 +636,9 @@ end:	do
 	EACH(STOPPED)
 #endif
 #ifdef REGISTER
-#include "register.inc"
+	EACH(OBEYS)
+	EACH(ACKERS)
+	KCHANGES
 #endif
 	od
 }
