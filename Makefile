@@ -26,7 +26,9 @@ TEST_P ?= 2
 # What is tested, and how else: make test PKG=./router/... ARGS='-run Hold -v'
 PKG  ?= ./...
 ARGS ?=
-# How often make bench kills the primary, and the file it writes its tables to.
+# How often make bench kills the primary, and the file it writes its tables to;
+# the folder that make chaos keeps (default: a temporary one, kept if something
+# is found).
 KILLS ?= 20
 OUT   ?=
 
@@ -61,11 +63,9 @@ ROUNDS ?= 20
 soak-failover: fetch ## Kill and switch over the primary by turns under load, ROUNDS times, and count the rows
 	$(GO) test -tags $(TAGS) -buildvcs=false -count=1 -v -timeout 2h -run TestAlternatingKillsAndSwitchovers ./internal/acceptance -args -rounds $(ROUNDS)
 
-# How long faults are struck; what chooses them (default: drawn and printed);
-# the folder that is kept (default: a temporary one, kept if something is found).
+# How long faults are struck, and what chooses them (default: drawn, and printed).
 DURATION ?= 5m
 SEED     ?=
-OUT      ?=
 
 .PHONY: chaos
 chaos: fetch ## Break a real cluster at random under load, and check every answer (DURATION=, SEED=, OUT=)
