@@ -42,8 +42,8 @@ var (
 	// ErrIncomplete is returned by SaveErrant when the binary logs do not have
 	// all that was asked for; no file was left.
 	ErrIncomplete = errors.New("not all transactions are in the binary logs")
-	// ErrNoAccount is returned by ShutOut and LetIn for a replication user that
-	// has no account on the instance.
+	// ErrNoAccount is returned by LetIn for a replication user that has no
+	// account on the instance, and by ShutOut for none.
 	ErrNoAccount = errors.New("no such account; `interrex mysql grants` prints the statements that make it")
 	// ErrNotLocal is returned by StopServer when the server's process cannot
 	// be found, with certainty, on this host. Nothing was done to it.

@@ -108,6 +108,8 @@ func Grants(spec GrantSpec) []string {
 		"GRANT SELECT ON performance_schema.* TO "+controller,
 		"CREATE SCHEMA IF NOT EXISTS `"+spec.Schema+"`",
 		markerDDL(spec.Schema),
+		"CREATE TABLE IF NOT EXISTS `"+spec.Schema+"`.nudge (id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, "+
+			"epoch BIGINT UNSIGNED NOT NULL, written_at DATETIME(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)) ENGINE=InnoDB",
 		"GRANT ALL ON `"+spec.Schema+"`.* TO "+controller,
 		"SET SESSION sql_log_bin = ON")
 }

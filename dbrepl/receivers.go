@@ -15,9 +15,9 @@ import (
 // them those that have not said yet whose they are. When ShutOut returns
 // without error all of them are gone; ones that come later find the privilege
 // missing. The instance must be open for writes. Commits that the replica
-// acknowledged before may still be on their way to their clients. Errors:
-// ErrNoAccount, and what the server says; the account may then be shut out or
-// not.
+// acknowledged before may still be on their way to their clients. A user that
+// has no account is shut out once its connections are ended. On an error the
+// account may be shut out or not.
 func (i *Instance) ShutOut(ctx context.Context, user string) error {
 	if err := i.shutOut(ctx, user); err != nil {
 		return fmt.Errorf("shut out %s: %w", user, err)
@@ -26,8 +26,11 @@ func (i *Instance) ShutOut(ctx context.Context, user string) error {
 }
 
 func (i *Instance) shutOut(ctx context.Context, user string) error {
+	if user == "" {
+		return ErrNoAccount
+	}
 	holders, err := i.receiverAccounts(ctx, user)
-	if err != nil {
+	if err != nil && !errors.Is(err, ErrNoAccount) {
 		return err
 	}
 	for host, may := range holders {

@@ -35,6 +35,9 @@ func (s State) clone() State {
 	s.Register.Ackers = slices.Clone(s.Register.Ackers)
 	s.Register.Shut = slices.Clone(s.Register.Shut)
 	s.Register.Accounts = maps.Clone(s.Register.Accounts)
+	for n, users := range s.Register.Accounts {
+		s.Register.Accounts[n] = slices.Clone(users)
+	}
 	s.Sources = maps.Clone(s.Sources)
 	return s
 }

@@ -76,8 +76,10 @@ type Register struct {
 	Shut []topology.NodeName `json:"shut,omitempty"`
 	// NextK, if not 0, is above K: the primary is to wait for as many.
 	NextK int `json:"next_k,omitempty"`
-	// Accounts are the replication users with which Ackers and Shut receive.
-	Accounts map[topology.NodeName]string `json:"accounts,omitempty"`
+	// Accounts are the replication users with which each node of Ackers, Shut
+	// and State.Sources may be receiving: all it was ordered to use since it
+	// was last seen not to acknowledge.
+	Accounts map[topology.NodeName][]string `json:"accounts,omitempty"`
 }
 
 // Acks is how many acknowledgements the primary is to wait for now.
@@ -89,7 +91,7 @@ func (r Register) IsShut(node topology.NodeName) bool { return slices.Contains(r
 // Equal tells whether two registers ask the same of the primary.
 func (r Register) Equal(o Register) bool {
 	return r.K == o.K && r.NextK == o.NextK && slices.Equal(r.Ackers, o.Ackers) &&
-		slices.Equal(r.Shut, o.Shut) && maps.Equal(r.Accounts, o.Accounts)
+		slices.Equal(r.Shut, o.Shut) && maps.EqualFunc(r.Accounts, o.Accounts, slices.Equal[[]string])
 }
 
 // Has tells whether node is a registered acker.

@@ -58,6 +58,8 @@ type Controller struct {
 
 	orders  sync.WaitGroup // orders of operations that have ended
 	tidying *tidyPass      // the last one; owned by Run
+	// dueSince is since when a resume has been due without having succeeded.
+	dueSince time.Time
 
 	wake     <-chan struct{}
 	failures int       // operations in a row that ended without a primary
@@ -152,6 +154,11 @@ func (c *Controller) turn(ctx context.Context, tidy bool) {
 		return
 	}
 	due, _, run := decideOperation(v, c.cfg.Policy)
+	if !run || due != election.Resume {
+		c.dueSince = time.Time{}
+	} else if c.dueSince.IsZero() {
+		c.dueSince = time.Now()
+	}
 	if !run {
 		if tidy && v.State.Primary != nil && v.State.Operation == nil {
 			c.beginTidying(ctx, v)
@@ -253,6 +260,11 @@ func (c *Controller) plan(v View, kind election.Kind, cause string, to topology.
 	}
 	if kind == election.Resume {
 		p.To = p.From
+		// Right after a start the others are on their way, too: none of them
+		// is missing yet.
+		if v.State.Degraded == nil && (c.dueSince.IsZero() || time.Since(c.dueSince) < c.cfg.Policy.DropAfter) {
+			p.Acks = max(p.Acks, 1)
+		}
 	}
 	for _, n := range v.Nodes {
 		p.Floor = max(p.Floor, n.Promised)

@@ -68,6 +68,7 @@ type server struct {
 	held              bool            // the applier does not get on
 	stalled           bool            // the receiver is connected and gets nothing
 	marker            topology.Marker
+	unarmable         bool
 	busy              bool // a transaction is open that keeps it from closing
 	retires, nudges   int
 }
@@ -288,7 +289,13 @@ func (s *server) CatchUp(ctx context.Context, set gtid.Set, limit time.Duration)
 }
 
 func (s *server) Arm(ctx context.Context, k int) error {
-	return s.order(ctx, func() error { s.armed, s.k = true, k; return nil })
+	return s.order(ctx, func() error {
+		if s.unarmable {
+			return fmt.Errorf("%s cannot be armed", s.name)
+		}
+		s.armed, s.k = true, k
+		return nil
+	})
 }
 
 func (s *server) Degrade(ctx context.Context) error {

@@ -226,10 +226,8 @@ func (k *Keeper) Promote(ctx context.Context, req PromoteRequest) (Promoted, err
 	var p Promoted
 	clock := time.Now()
 	lap := func() time.Duration { d := time.Since(clock); clock = time.Now(); return d }
-	if req.K > 0 { // a degraded primary waits for nobody
-		if err := k.inst.Arm(ctx, req.K); err != nil {
-			return p, fmt.Errorf("arm semi-sync on %s: %w", k.cfg.Member.Name, err)
-		}
+	if err := k.waitFor(ctx, req.K); err != nil {
+		return p, err
 	}
 	p.Armed = lap()
 	m := topology.Marker{Epoch: req.Epoch, Node: k.cfg.Member.Name, At: time.Now().UTC()}
@@ -248,6 +246,20 @@ func (k *Keeper) Promote(ctx context.Context, req PromoteRequest) (Promoted, err
 	p.Opened = lap()
 	k.afterPromote(ctx, req.Epoch, &p)
 	return p, nil
+}
+
+// waitFor has the instance wait for so many acknowledgements; for none only
+// where the record says so (I4).
+func (k *Keeper) waitFor(ctx context.Context, acks int) (err error) {
+	if acks == 0 {
+		err = k.inst.Degrade(ctx)
+	} else {
+		err = k.inst.Arm(ctx, acks)
+	}
+	if err != nil {
+		return fmt.Errorf("have %s wait for %d acknowledgements: %w", k.cfg.Member.Name, acks, err)
+	}
+	return nil
 }
 
 // afterPromote certifies this boot (the primary holds everything) and tidies

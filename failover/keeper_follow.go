@@ -3,6 +3,7 @@ package failover
 import (
 	"context"
 	"fmt"
+	"slices"
 
 	"interrex/dbrepl"
 	"interrex/internal/gtid"
@@ -101,8 +102,8 @@ func (k *Keeper) registered(ctx context.Context) error {
 			return fmt.Errorf("%s is not a registered acker: %w", name, ErrNotRecorded)
 		}
 	}
-	if user, known := s.State.Register.Accounts[name]; known && user != k.cfg.Member.ReplicationUser {
-		return fmt.Errorf("%s is registered with account %q and receives with %q: %w", name, user, k.cfg.Member.ReplicationUser, ErrNotRecorded)
+	if users, known := s.State.Register.Accounts[name]; known && !slices.Contains(users, k.cfg.Member.ReplicationUser) {
+		return fmt.Errorf("%s is registered with the accounts %q and receives with %q: %w", name, users, k.cfg.Member.ReplicationUser, ErrNotRecorded)
 	}
 	return nil
 }

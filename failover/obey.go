@@ -18,7 +18,12 @@ import (
 type obeyed struct {
 	register election.Register
 	boot     string
+	at       time.Time
 }
+
+// obeyAgainAfter is how often shutting out is done anew, as long as somebody
+// is shut out: a privilege that was granted by hand does not last.
+const obeyAgainAfter = 5 * time.Second
 
 // Obey brings the recorded primary to what its register asks for: the shut
 // members kept out, the others let in, and as many acknowledgements waited for
@@ -54,33 +59,38 @@ func (k *Keeper) obey(ctx context.Context) (Obeyed, error) {
 		return Obeyed{}, fmt.Errorf("%s obeys no register: %w", name, ErrNotRecorded)
 	}
 	reg := s.Register
-	// Stricter first: what comes after may fail.
+	k.mu.Lock()
+	k.obeyed = obeyed{} // until all of it is done
+	k.mu.Unlock()
+	// Stricter first. What makes it less strict is recorded already, and done
+	// also where the other cannot be.
+	var failed []error
 	for _, n := range reg.Shut {
-		if err := k.inst.ShutOut(ctx, reg.Accounts[n]); err != nil {
-			return Obeyed{}, fmt.Errorf("shut %s out of %s: %w", n, name, err)
+		for _, user := range reg.Accounts[n] {
+			if err := k.inst.ShutOut(ctx, user); err != nil {
+				failed = append(failed, fmt.Errorf("shut %s out of %s: %w", n, name, err))
+			}
 		}
 	}
-	if reg.Acks() == 0 {
-		err = k.inst.Degrade(ctx)
-	} else {
-		err = k.inst.Arm(ctx, reg.Acks())
-	}
-	if err != nil {
-		return Obeyed{}, fmt.Errorf("have %s wait for %d: %w", name, reg.Acks(), err)
+	if err := k.waitFor(ctx, reg.Acks()); err != nil {
+		failed = append(failed, err)
 	}
 	if err := k.inst.LetIn(ctx, receivers(reg, k.reg.Members())...); err != nil {
 		// A member without an account here cannot follow; the others can.
 		if !errors.Is(err, dbrepl.ErrNoAccount) {
-			return Obeyed{}, fmt.Errorf("let members in on %s: %w", name, err)
+			failed = append(failed, fmt.Errorf("let members in on %s: %w", name, err))
 		}
 		k.log.Warn("a member cannot receive from this instance", zap.Error(err))
+	}
+	if err := errors.Join(failed...); err != nil {
+		return Obeyed{}, err
 	}
 	// Read last: what was acknowledged in the old way is in it.
 	if st, err = k.inst.Probe(ctx); err != nil {
 		return Obeyed{}, fmt.Errorf("look at %s: %w: %w", name, ErrNoInstance, err)
 	}
 	k.mu.Lock()
-	k.obeyed = obeyed{reg, st.BootID}
+	k.obeyed = obeyed{reg, st.BootID, time.Now()}
 	k.mu.Unlock()
 	return Obeyed{Revision: snap.Revision, Has: st.Executed.Union(st.Committing)}, nil
 }
@@ -97,7 +107,9 @@ func servesAs(node topology.NodeName, s election.State) bool {
 func receivers(reg election.Register, members []topology.Member) []string {
 	out := map[string]bool{}
 	for _, n := range reg.Shut {
-		out[reg.Accounts[n]] = true
+		for _, user := range reg.Accounts[n] {
+			out[user] = true
+		}
 	}
 	var users []string
 	add := func(node topology.NodeName, user string) {
@@ -107,7 +119,9 @@ func receivers(reg election.Register, members []topology.Member) []string {
 		}
 	}
 	for _, n := range reg.Ackers {
-		add(n, reg.Accounts[n])
+		for _, user := range reg.Accounts[n] {
+			add(n, user)
+		}
 	}
 	for _, m := range members {
 		add(m.Name, m.ReplicationUser)
@@ -128,7 +142,8 @@ func asOrdered(s dbrepl.SemiSync, reg election.Register) bool {
 func (k *Keeper) hasObeyed(reg election.Register, boot string) bool {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.obeyed.boot == boot && k.obeyed.register.Equal(reg)
+	return k.obeyed.boot == boot && k.obeyed.register.Equal(reg) &&
+		(len(reg.Shut) == 0 || time.Since(k.obeyed.at) < obeyAgainAfter)
 }
 
 // obeyByItself brings the open primary to its register after that has changed,

@@ -23,11 +23,11 @@ func nextRegister(s *election.State, plan Plan, up caughtUp) (election.Register,
 		}
 	}
 	instances := 0
-	accounts := map[topology.NodeName]string{}
+	users := map[topology.NodeName]string{}
 	for _, m := range plan.Members {
 		if m.HasInstance() {
 			instances++
-			accounts[m.Name] = m.ReplicationUser
+			users[m.Name] = m.ReplicationUser
 		}
 	}
 	k := max(plan.Acks, plan.Policy.acks(instances, len(up.followers)))
@@ -35,38 +35,44 @@ func nextRegister(s *election.State, plan Plan, up caughtUp) (election.Register,
 	if plan.From == candidate {
 		reg = sameRegister(s.Register, up.followers, k)
 	} else {
-		reg.Ackers = ackersAmong(up.followers, up.survey, plan)
+		reg.Ackers = ackersAmong(up.followers, up.survey, plan, k)
 	}
 	for n, src := range sources {
-		if (src == candidate || src == anyPrimary) && !reg.Has(n) {
+		// One that is shut out stays so: what keeps it out is of this server.
+		if (src == candidate || src == anyPrimary) && !reg.Has(n) && !reg.IsShut(n) {
 			reg.Ackers = append(reg.Ackers, n)
 		}
 	}
-	for _, n := range reg.Shut {
-		setAccount(&reg, n, s.Register.Accounts[n])
+	// What a node may be receiving with is known until it is seen not to
+	// acknowledge; those that are about to be ordered use their present account.
+	for n, known := range s.Register.Accounts {
+		if _, ordered := sources[n]; ordered || reg.Has(n) || reg.IsShut(n) {
+			for _, user := range known {
+				addAccount(&reg, n, user)
+			}
+		}
+	}
+	for _, f := range up.followers {
+		if reg.Has(f.Node) {
+			addAccount(&reg, f.Node, users[f.Node])
+		}
 	}
 	for _, n := range reg.Ackers {
-		// Unless it is told otherwise now, it acknowledges as it was told last.
-		told := slices.ContainsFunc(up.followers, func(f Frozen) bool { return f.Node == n })
-		if user, ok := s.Register.Accounts[n]; ok && !told {
-			accounts[n] = user
-		}
-		setAccount(&reg, n, accounts[n])
 		order(sources, n, candidate)
 	}
 	slices.Sort(reg.Ackers)
 	return reg, sources
 }
 
-// setAccount notes with which account a node is to receive, if that is known.
-func setAccount(reg *election.Register, node topology.NodeName, user string) {
-	if user == "" {
+// addAccount notes with which account a node may receive from now on.
+func addAccount(reg *election.Register, node topology.NodeName, user string) {
+	if user == "" || slices.Contains(reg.Accounts[node], user) {
 		return
 	}
 	if reg.Accounts == nil {
-		reg.Accounts = map[topology.NodeName]string{}
+		reg.Accounts = map[topology.NodeName][]string{}
 	}
-	reg.Accounts[node] = user
+	reg.Accounts[node] = append(reg.Accounts[node], user)
 }
 
 // anyPrimary in State.Sources: the instance was ordered to acknowledge the
@@ -99,9 +105,10 @@ func sameRegister(old election.Register, followers []Frozen, k int) election.Reg
 		return reg
 	}
 	for _, f := range followers {
-		if !old.Has(f.Node) && !old.IsShut(f.Node) {
+		if !old.Has(f.Node) {
 			reg.Ackers = append(reg.Ackers, f.Node)
 		}
+		reg.Shut = slices.DeleteFunc(reg.Shut, func(n topology.NodeName) bool { return n == f.Node })
 	}
 	return reg
 }
@@ -110,7 +117,7 @@ func sameRegister(old election.Register, followers []Frozen, k int) election.Reg
 // moment: those that proved to be complete. One that still has to catch up
 // would only raise the number that the next revocation needs, so it waits for
 // its admission, unless there are too few without it.
-func ackersAmong(followers []Frozen, s survey, plan Plan) []topology.NodeName {
+func ackersAmong(followers []Frozen, s survey, plan Plan, k int) []topology.NodeName {
 	var complete, all []topology.NodeName
 	for _, f := range followers {
 		all = append(all, f.Node)
@@ -118,7 +125,7 @@ func ackersAmong(followers []Frozen, s survey, plan Plan) []topology.NodeName {
 			complete = append(complete, f.Node)
 		}
 	}
-	if len(complete) < plan.Acks {
+	if len(complete) < k {
 		return all
 	}
 	return complete

@@ -107,32 +107,34 @@ func acknowledges(v View, n topology.NodeName) bool {
 // ackersSeen is what a view says of the registered ackers.
 type ackersSeen struct {
 	instances int
-	leaving   map[topology.NodeName]bool // gone, or to be registered anew
-	present   int                        // the others
-	active    int                        // those of them that acknowledge now
+	users     map[topology.NodeName]string // with which each member receives now
+	gone      map[topology.NodeName]bool
+	present   int // the others
+	active    int // those of them that acknowledge now
+	clients   int // that the primary itself counts
 }
 
 func seeAckers(v View, gone func(topology.NodeName) bool) ackersSeen {
 	reg := v.State.Register
-	seen := ackersSeen{leaving: map[topology.NodeName]bool{}}
-	users := map[topology.NodeName]string{}
+	seen := ackersSeen{users: map[topology.NodeName]string{}, gone: map[topology.NodeName]bool{}}
 	for _, m := range v.Members {
 		if m.HasInstance() {
 			seen.instances++
-			users[m.Name] = m.ReplicationUser
+			seen.users[m.Name] = m.ReplicationUser
 		}
 	}
 	for _, n := range reg.Ackers {
-		// One that has been given another account acknowledges with the old one.
-		user, known := reg.Accounts[n]
-		if gone(n) || (known && users[n] != "" && users[n] != user) {
-			seen.leaving[n] = true
+		if gone(n) {
+			seen.gone[n] = true
 			continue
 		}
 		seen.present++
 		if !reg.IsShut(n) && acknowledges(v, n) {
 			seen.active++
 		}
+	}
+	if p := v.Nodes[v.State.Primary.Node]; p.Instance != nil {
+		seen.clients = p.Instance.SemiSync.Clients
 	}
 	return seen
 }
@@ -141,11 +143,22 @@ func seeAckers(v View, gone func(topology.NodeName) bool) ackersSeen {
 func decideRegister(v View, p Policy, gone func(topology.NodeName) bool) (step registerStep, due bool) {
 	reg, seen := v.State.Register, seeAckers(v, gone)
 	want := p.acks(seen.instances, seen.present)
+	if want == 0 && seen.clients > 0 {
+		want = min(reg.K, 1) // their agents are silent, and they acknowledge
+	}
+	for _, n := range reg.Ackers {
+		// Recorded before it is told to receive with it: both may acknowledge.
+		if user, known := seen.users[n], reg.Accounts[n]; user != "" && len(known) > 0 && !slices.Contains(known, user) {
+			return registerStep{what: fmt.Sprintf("%s receives with account %s", n, user), change: func(s *election.State) {
+				addAccount(&s.Register, n, user)
+			}}, true
+		}
+	}
 	for _, n := range reg.Shut {
 		switch {
-		case reg.Has(n) && !seen.leaving[n]:
+		case reg.Has(n) && !seen.gone[n] && v.Nodes[n].Instance != nil:
 			return registerStep{what: fmt.Sprintf("%s is back: it stays an acker", n), change: letIn(n)}, true
-		case reg.Has(n) && seen.present >= max(reg.K, 1):
+		case reg.Has(n) && seen.gone[n] && seen.present >= max(reg.K, 1):
 			return registerStep{what: fmt.Sprintf("%s is shut out: no acker any more", n), obeyFirst: true, change: drop(n)}, true
 		}
 	}
@@ -158,7 +171,7 @@ func decideRegister(v View, p Policy, gone func(topology.NodeName) bool) (step r
 		return registerStep{what: fmt.Sprintf("%d ackers are left: the primary is to wait for %d", seen.present, want), change: lower(want)}, true
 	}
 	for _, n := range reg.Ackers {
-		if seen.leaving[n] && !reg.IsShut(n) && seen.active >= max(reg.K, 1) && hasOwnAccount(reg, n) {
+		if seen.gone[n] && !reg.IsShut(n) && seen.active >= max(reg.K, 1) && hasOwnAccount(reg, seen.users, n) {
 			return registerStep{what: fmt.Sprintf("%s is gone: it is to be shut out", n), change: func(s *election.State) {
 				s.Register.Shut = append(s.Register.Shut, n)
 			}}, true
@@ -199,17 +212,27 @@ func lower(k int) func(*election.State) {
 	}
 }
 
-// hasOwnAccount tells whether an acker can be shut out without the others.
-func hasOwnAccount(reg election.Register, n topology.NodeName) bool {
-	if reg.Accounts[n] == "" {
-		return false
-	}
-	for other, user := range reg.Accounts {
-		if other != n && user == reg.Accounts[n] {
+// hasOwnAccount tells whether an acker can be shut out without anybody else:
+// all it may receive with is known, and so is that nobody else uses it.
+func hasOwnAccount(reg election.Register, users map[topology.NodeName]string, n topology.NodeName) bool {
+	mine := reg.Accounts[n]
+	shared := func(other topology.NodeName, user string) bool { return other != n && slices.Contains(mine, user) }
+	for _, other := range reg.Ackers {
+		if len(reg.Accounts[other]) == 0 {
 			return false
 		}
 	}
-	return true
+	for other, theirs := range reg.Accounts {
+		if slices.ContainsFunc(theirs, func(user string) bool { return shared(other, user) }) {
+			return false
+		}
+	}
+	for other, user := range users {
+		if user == "" || shared(other, user) {
+			return false
+		}
+	}
+	return len(mine) > 0
 }
 
 // take makes one change; the primary obeys it before or after.
@@ -234,7 +257,7 @@ func (r *registrar) take(ctx context.Context, v View, step registerStep) (electi
 	defer cancel()
 	snap, err := r.cfg.Registry.Update(uctx, base, func(s *election.State) error {
 		step.change(s)
-		if step.obeyFirst {
+		if step.obeyFirst && s.Register.K > 0 { // with 0 nothing is ever proven
 			s.Primary.Base = s.Primary.Base.Union(has)
 		}
 		return nil

@@ -300,9 +300,9 @@ func TestDecideRegister(t *testing.T) {
 				n.Instance.SemiSync = dbrepl.SemiSync{ReplicaEnabled: true, ReplicaActive: true}
 			}
 		}
-		v.State.Register.Accounts = map[topology.NodeName]string{}
+		v.State.Register.Accounts = map[topology.NodeName][]string{}
 		for _, n := range v.State.Register.Ackers {
-			v.State.Register.Accounts[n] = userOf(n)
+			v.State.Register.Accounts[n] = []string{userOf(n)}
 		}
 		if change != nil {
 			change(&v.State)
@@ -324,7 +324,9 @@ func TestDecideRegister(t *testing.T) {
 		{name: "both are gone: no proof would be had by it", policy: Policy{Acks: 1}, gone: []topology.NodeName{first, second}},
 		{
 			name: "it shares its account", policy: Policy{Acks: 1}, gone: []topology.NodeName{first},
-			change: func(s *election.State) { s.Register.Accounts[first] = s.Register.Accounts[second] },
+			change: func(s *election.State) {
+				s.Register.Accounts[first] = append(s.Register.Accounts[first], userOf(second))
+			},
 		},
 		{
 			name: "it is shut out", policy: Policy{Acks: 1}, gone: []topology.NodeName{first}, what: "no acker any more", obeyFirst: true,

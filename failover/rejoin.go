@@ -187,7 +187,7 @@ func (r *rejoiner) admit(ctx context.Context, v View, n, primary NodeStatus) err
 		if !s.Register.Has(name) {
 			s.Register.Ackers = append(s.Register.Ackers, name)
 		}
-		setAccount(&s.Register, name, n.Member.ReplicationUser)
+		addAccount(&s.Register, name, n.Member.ReplicationUser)
 		order(s.Sources, name, s.Primary.Node)
 	})
 	if err != nil {

@@ -43,7 +43,9 @@ func (o *operation) freezeAll(ctx context.Context, epoch topology.Epoch) (survey
 		}
 		// The proof alone is of no use without a candidate and those who will
 		// acknowledge it: a busy host answers late.
-		_, _, err := chooseCandidate(s, o.choosePolicy())
+		p := o.choosePolicy()
+		p.minFollowers = max(p.minFollowers, 1) // with fewer only when nobody else answers
+		_, _, err := chooseCandidate(s, p)
 		return err == nil
 	})
 	switch {
@@ -210,7 +212,7 @@ func (o *operation) look(ctx context.Context, epoch topology.Epoch) (survey, err
 		return frozenOf(m, *st.Instance, st.Certified), nil
 	})
 	sv := o.gather(answers, "", func(s survey) bool {
-		return s.has(from) && (to == "" || s.has(to)) && len(s.seen) > o.plan.Acks
+		return s.has(from) && (to == "" || s.has(to)) && len(s.seen) > max(o.plan.Acks, 1)
 	})
 	i := slices.IndexFunc(sv.seen, func(f Frozen) bool { return f.Node == from })
 	if i < 0 {
