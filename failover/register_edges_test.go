@@ -114,6 +114,7 @@ func TestHalfObeyed(t *testing.T) {
 		k := c.agents["n1"].keeper
 		c.eventually("n1 has obeyed", func() bool { return k.hasObeyed(c.state().Register, c.server("n1").bootID()) })
 		c.reach("n3", false) // the leader leaves the register to the test
+		time.Sleep(5 * time.Second)
 		c.fleet.change(func() { c.fleet.servers["n1"].unarmable = true })
 		c.record(func(s *election.State) { s.Register.Shut = []topology.NodeName{"n3"} })
 		c.eventually("n3 is shut out", func() bool { return c.shutsOut("n1", "n3") })
@@ -122,7 +123,7 @@ func TestHalfObeyed(t *testing.T) {
 		c.eventually("n3 is let in", func() bool { return !c.shutsOut("n1", "n3") })
 		c.reach("n3", true)
 		c.check()
-	})
+	}, func(c *cluster) { c.policy(func(p *Policy) { p.DropAfter = time.Hour }) })
 }
 
 // Accounts are known of some ackers only, and shared.
