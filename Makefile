@@ -71,6 +71,18 @@ SEED     ?=
 chaos: fetch ## Break a real cluster at random under load, and check every answer (DURATION=, SEED=, OUT=)
 	$(GO) run -tags $(TAGS) -buildvcs=false ./cmd/chaos -duration $(DURATION) -revision '$(VERSION)' $(if $(SEED),-seed $(SEED)) $(if $(OUT),-o '$(OUT)') $(ARGS)
 
+# Seeds of sim, from SEED on (any, if none is named), processes to run them in,
+# and whether to print everything.
+SEEDS   ?= 1000
+WORKERS ?= $(shell nproc)
+WORDS   ?=
+
+.PHONY: sim
+sim: ## Run the agents under simulated faults: SEEDS= schedules from SEED= on (WORDS=1: print one)
+	@mkdir -p $(BIN)
+	$(GO) test -c -tags $(TAGS) -buildvcs=false -o $(BIN)/sim.test ./internal/sim
+	cd internal/sim && ../../$(BIN)/sim.test -test.run '^TestSeeds$$' -test.v -test.timeout 24h -seeds $(SEEDS) -seed $(or $(SEED),0) $(if $(WORDS),-words,-workers $(WORKERS))
+
 .PHONY: need-cc
 need-cc:
 	@command -v $$($(GO) env CC) >/dev/null || { echo 'make test: the race detector needs a C compiler: apt-get install gcc libc6-dev' >&2; exit 1; }

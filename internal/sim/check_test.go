@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"sync"
 
 	"interrex/election"
 	"interrex/failover"
@@ -21,6 +22,9 @@ type checker struct {
 	violations []string
 	roles      int // changes of the recorded primary
 	kinds      map[election.Kind]int
+
+	mu    sync.Mutex // obeyed is called by the agents' goroutines
+	stale []string
 }
 
 func newChecker(w *world) *checker {
@@ -81,6 +85,17 @@ func (c *checker) recorded(from, to election.State) {
 	}
 }
 
+// obeyed: a member has carried out a command, before which it had carried out
+// one of the promised epoch.
+func (c *checker) obeyed(a *agent, what string, epoch, promised topology.Epoch) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if epoch < promised {
+		c.stale = append(c.stale, fmt.Sprintf("%s obeyed %q of epoch %d after one of epoch %d", a.name, what, epoch, promised))
+	}
+	a.obeyed = max(a.obeyed, epoch)
+}
+
 // opened: a server opens for clients.
 func (c *checker) opened(s *server) {
 	c.w.loop.trace.note(c.w.loop.now(), string(s.name), "opens")
@@ -88,6 +103,9 @@ func (c *checker) opened(s *server) {
 
 // atEnd checks what must hold once everything has healed and settled.
 func (c *checker) atEnd() {
+	for _, what := range c.stale {
+		c.violate("I5", "%s", what)
+	}
 	st := c.w.store.state
 	for _, s := range c.w.servers {
 		if lost := c.acked.Minus(s.executed); !lost.IsEmpty() {

@@ -1,6 +1,7 @@
 package sim
 
 import (
+	"cmp"
 	"fmt"
 	"math/rand/v2"
 	"os"
@@ -19,28 +20,45 @@ type fault struct {
 	kind       faultKind
 	a, b       int // whom it strikes, drawn; modulo how many there are
 	coin       bool
+	// on: it strikes, from at on, when the nth call begins (or ends, if after)
+	// that is about this; empty: it strikes at once.
+	on    string
+	after bool
+	nth   int
 }
 
 func (f fault) String() string {
-	return fmt.Sprintf("%s at %s for %s (%d, %d, %v)", f.kind, f.at.Round(time.Millisecond), f.length.Round(time.Millisecond), f.a, f.b, f.coin)
+	s := fmt.Sprintf("%6.3f s: %s, for %.3f s (%d %d %v)", f.at.Seconds(), f.kind, f.length.Seconds(), f.a, f.b, f.coin)
+	if f.on != "" {
+		when := map[bool]string{false: "begins", true: "ends"}[f.after]
+		s += fmt.Sprintf(", when %q %s, time %d", f.on, when, f.nth)
+	}
+	return s
 }
 
 type faultKind int
 
 const (
 	killServer faultKind = iota
+	killReplica
 	killPrimary
+	killCandidate
 	freezeServer
 	freezePrimary
+	freezeCandidate
 	killAgent
 	killLeader
 	freezeAgent
 	freezeLeader
 	killHost
+	killPrimaryHost
 	cutHost
+	cutPrimary
 	cutOneWay
 	cutSource
+	cutAllButOne
 	cutAgents
+	cutLeader
 	cutStore
 	cutPrimaryOff
 	storeDown
@@ -49,6 +67,7 @@ const (
 	staleWatch
 	slowServer
 	hangServer
+	hangPrimary
 	diskFull
 	slowApplier
 	slowNetwork
@@ -61,68 +80,141 @@ const (
 
 func (k faultKind) String() string {
 	return [...]string{
-		"kill a server", "kill the primary's server", "freeze a server", "freeze the primary's server", "kill an agent",
-		"kill the leader", "freeze an agent", "freeze the leader", "kill a host", "cut a host off", "cut one way of a host",
-		"cut a replica from its source", "cut two agents", "cut an agent from the store", "cut the primary's host from all but clients",
+		"kill a server", "kill a replica's server", "kill the primary's server", "kill the candidate's server",
+		"freeze a server", "freeze the primary's server", "freeze the candidate's server",
+		"kill an agent", "kill the leader", "freeze an agent", "freeze the leader", "kill a host", "kill the primary's host",
+		"cut a host off", "cut the primary's host off", "cut one way of a host", "cut a replica from its source", "cut all replicas but one from the primary",
+		"cut two agents", "cut the leader from an agent", "cut an agent from the store",
+		"cut the primary's host from all but replicas and its own clients",
 		"store without quorum", "store loses answers", "leadership moves", "a watch delivers nothing", "slow statements",
-		"statements hang", "disk full", "slow applier", "slow network", "switchover", "polite stop", "promise file lost", "replication connections break",
+		"statements hang", "statements hang on the primary", "disk full", "slow applier", "slow network", "switchover",
+		"polite stop", "promise file lost", "replication connections break",
 	}[k]
 }
 
-// schedule draws the faults of a seed: a few kinds of them, so that each seed
-// has its own mixture.
+// What begins an incident, what may come on top of it, and at which moments.
+var (
+	leading = []faultKind{
+		killPrimary, killPrimary, freezePrimary, cutPrimaryOff, cutPrimaryOff, cutPrimaryOff, cutPrimary, killPrimaryHost,
+		hangPrimary, switchover, switchover, politeStop,
+	}
+	following = []faultKind{
+		killServer, killCandidate, freezeServer, freezeCandidate, killLeader, freezeLeader, freezeLeader, killHost, cutHost, cutOneWay,
+		cutSource, cutSource, cutAgents, cutLeader, cutLeader, storeDown, storeFlaky, stealLead, stealLead, staleWatch, slowServer,
+		slowApplier, slowNetwork, killAgent, losePromise, killPrimary, cutPrimaryOff,
+	}
+	moments = []string{
+		"store update", "store update", "freeze", "freeze", "follow", "follow", "promote", "catch up", "close", "route",
+		"stop receiver", "start replica", "point", "arm", "write marker", "open", "verify", "report", "reset replica", "restart", "clone",
+	}
+)
+
+// schedule draws the faults of a seed: a few incidents, each of which is
+// something that moves the primary and what goes wrong in its course, and some
+// kinds of faults in between, so that each seed has its own mixture.
 func schedule(draw *rand.Rand, length time.Duration) []fault {
-	var kinds []faultKind
-	for k := range faultKinds {
-		if draw.IntN(100) < 30 {
-			kinds = append(kinds, k)
+	pick := func(kinds []faultKind) faultKind { return kinds[draw.IntN(len(kinds))] }
+	anew := func(kind faultKind, at, mean time.Duration) fault {
+		return fault{
+			at: at, length: 50*time.Millisecond + time.Duration(draw.ExpFloat64()*float64(mean)),
+			kind: kind, a: draw.IntN(60), b: draw.IntN(60), coin: draw.IntN(2) == 0,
 		}
 	}
-	if len(kinds) == 0 {
-		kinds = append(kinds, killPrimary)
-	}
-	n := 3 + draw.IntN(12)
 	var faults []fault
-	for range n {
-		faults = append(faults, fault{
-			at: time.Duration(draw.Int64N(int64(length))), length: 50*time.Millisecond + time.Duration(draw.ExpFloat64()*float64(1500*time.Millisecond)),
-			kind: kinds[draw.IntN(len(kinds))], a: draw.IntN(1 << 20), b: draw.IntN(1 << 20), coin: draw.IntN(2) == 0,
-		})
+	for range 1 + draw.IntN(3) {
+		at := time.Duration(draw.Int64N(int64(length * 3 / 4)))
+		if draw.IntN(6) == 0 {
+			faults = append(faults, forgetting(draw, at)...)
+			continue
+		}
+		faults = append(faults, anew(pick(leading), at, 2500*time.Millisecond))
+		for range draw.IntN(5) {
+			f := anew(pick(following), at, 1500*time.Millisecond)
+			if draw.IntN(3) > 0 {
+				f.on, f.after, f.nth = moments[draw.IntN(len(moments))], draw.IntN(2) == 0, 1+draw.IntN(3)
+			} else {
+				f.at = max(0, f.at+time.Duration(draw.Int64N(int64(2*time.Second)))-500*time.Millisecond)
+			}
+			faults = append(faults, f)
+		}
 	}
-	slices.SortFunc(faults, func(a, b fault) int { return int(a.at - b.at) })
+	var others []faultKind
+	for k := range faultKinds {
+		if draw.IntN(100) < 15 {
+			others = append(others, k)
+		}
+	}
+	for range draw.IntN(6) {
+		if len(others) > 0 {
+			faults = append(faults, anew(pick(others), time.Duration(draw.Int64N(int64(length))), 1500*time.Millisecond))
+		}
+	}
+	slices.SortStableFunc(faults, func(a, b fault) int { return cmp.Compare(a.at, b.at) })
 	return faults
+}
+
+// forgetting is an incident in which a replica alone acknowledges, has executed
+// little of it, and loses the rest with its host, as the primary dies.
+func forgetting(draw *rand.Rand, at time.Duration) []fault {
+	a := draw.IntN(60)
+	ms := func(least, most int) time.Duration {
+		return time.Duration(least+draw.IntN(most-least)) * time.Millisecond
+	}
+	return []fault{
+		{at: at, length: ms(2000, 4000), kind: slowApplier, a: a},
+		{at: at, length: ms(600, 2500), kind: cutAllButOne, a: a},
+		{at: at + ms(300, 1500), length: ms(50, 900), kind: killReplica, a: a, coin: true},
+		{at: at + ms(400, 2000), length: ms(1500, 6000), kind: killPrimary},
+	}
+}
+
+// target says whom a fault strikes now.
+func (w *world) target(f fault) (s *server, a *agent) {
+	s, a = w.servers[f.a%len(w.servers)], w.agents[f.a%len(w.agents)]
+	st := w.store.state
+	switch f.kind {
+	case killPrimary, freezePrimary, hangPrimary, killPrimaryHost, cutPrimary, cutPrimaryOff:
+		if st.Primary != nil {
+			s = w.server(st.Primary.Node)
+		}
+		a = w.agent(s.name)
+	case slowApplier, killReplica, cutAllButOne: // of a replica
+		if st.Primary != nil && s.name == st.Primary.Node {
+			s = w.servers[(f.a+1)%len(w.servers)]
+		}
+	case killCandidate, freezeCandidate:
+		if st.Operation != nil && st.Operation.To != "" {
+			s = w.server(st.Operation.To)
+		}
+	case killLeader, freezeLeader, cutLeader, switchover:
+		if w.store.leader.Holder != "" {
+			a = w.agent(w.store.leader.Holder)
+		}
+	}
+	return s, a
 }
 
 // strike makes a fault happen and returns what ends it.
 func (w *world) strike(f fault) (heal func()) {
 	l := w.loop
-	s, a := w.servers[f.a%len(w.servers)], w.agents[f.a%len(w.agents)]
+	s, a := w.target(f)
 	other := w.agents[f.b%len(w.agents)]
-	primary := s
-	if p := w.store.state.Primary; p != nil {
-		primary = w.server(p.Node)
-	}
-	leader := a
-	if w.store.leader.Holder != "" {
-		leader = w.agent(w.store.leader.Holder)
-	}
+	l.trace.note(l.now(), "FAULT", f.kind.String(), string(s.name), string(a.name), string(other.name))
 	switch f.kind {
-	case killPrimary, freezePrimary:
-		s = primary
-	case killLeader, freezeLeader:
-		a = leader
-	}
-	l.trace.note(l.now(), "FAULT", f.String(), string(s.name), string(a.name))
-	switch f.kind {
-	case killServer, killPrimary:
+	case killServer, killReplica, killPrimary, killCandidate:
 		s.kill()
 		return func() { s.start(f.coin) }
 	case politeStop:
 		// As the product's stop hook does it: sessions first.
 		s.endSessions()
-		l.later(10*time.Millisecond, 50*time.Millisecond, s.kill)
-		return func() { s.start(false) }
-	case freezeServer, freezePrimary:
+		healed := false
+		l.later(10*time.Millisecond, 50*time.Millisecond, func() {
+			if !healed {
+				s.kill()
+			}
+		})
+		return func() { healed = true; s.start(false) }
+	case freezeServer, freezePrimary, freezeCandidate:
 		s.frozen = s.up
 		return s.thaw
 	case killAgent, killLeader:
@@ -139,7 +231,7 @@ func (w *world) strike(f fault) (heal func()) {
 		a.kill()
 		_ = os.Remove(a.promiseFile())
 		return a.start
-	case killHost:
+	case killHost, killPrimaryHost:
 		a.kill()
 		if a.server != nil {
 			a.server.kill()
@@ -153,32 +245,46 @@ func (w *world) strike(f fault) (heal func()) {
 			a.start()
 		}
 	case switchover:
-		w.switchover(leader, w.servers[f.b%len(w.servers)].name, f.coin)
+		w.switchover(a, w.servers[f.b%len(w.servers)].name, f.coin)
 		return func() {}
 	case stealLead:
-		if !w.store.down && !other.proc.dead {
-			w.store.lead(other.name)
+		was := w.store.leader.Holder
+		w.steal(other)
+		return func() {
+			if f.coin && was != "" { // and back
+				w.steal(w.agent(was))
+			}
 		}
-		return func() {}
 	}
-	return w.strikeOther(f, s, primary, a, other)
+	return w.strikeMore(f, s, a, other)
 }
 
-func (w *world) strikeOther(f fault, s, primary *server, a, other *agent) (heal func()) {
+func (w *world) steal(a *agent) {
+	if !w.store.down && !a.proc.dead {
+		w.store.lead(a.name)
+	}
+}
+
+func (w *world) strikeMore(f fault, s *server, a, other *agent) (heal func()) {
 	host := []topology.NodeName{a.name}
+	every := []traffic{orders, replication, storage, sessions, gossip}
 	switch f.kind {
-	case cutHost:
-		return w.net.cut(around(a.name, w.hosts(), orders, replication, storage, sessions, gossip))
+	case cutHost, cutPrimary:
+		return w.net.cut(around(a.name, w.hosts(), every...))
 	case cutOneWay:
 		if f.coin {
-			return w.net.cut(waysBetween(host, w.hosts(), false, orders, replication, storage, sessions, gossip))
+			return w.net.cut(waysBetween(host, w.hosts(), false, every...))
 		}
-		return w.net.cut(waysBetween(w.hosts(), host, false, orders, replication, storage, sessions, gossip))
+		return w.net.cut(waysBetween(w.hosts(), host, false, every...))
 	case cutPrimaryOff:
-		return w.net.cut(around(primary.name, w.hosts(), orders, storage, gossip, sessions)[f.b%2:])
+		return w.net.cut(around(a.name, w.hosts(), [][]traffic{
+			{orders, storage, sessions, gossip}, {orders, storage, sessions, gossip}, {storage, sessions, gossip}, {sessions, gossip},
+		}[f.b%4]...))
 	case cutSource:
 		return w.net.cut(around(s.name, w.hosts(), replication))
-	case cutAgents:
+	case cutAllButOne:
+		return w.net.cut(w.waysToOthers(s))
+	case cutAgents, cutLeader:
 		return w.net.cut(waysBetween(host, []topology.NodeName{other.name}, f.coin, orders, gossip))
 	case cutStore:
 		return w.net.cut(waysBetween(host, []topology.NodeName{storeHost}, true, storage))
@@ -186,9 +292,8 @@ func (w *world) strikeOther(f fault, s, primary *server, a, other *agent) (heal 
 		w.store.down = true
 		return func() { w.store.down = false }
 	case storeFlaky:
-		was := w.store.lost
 		w.store.lost = 30
-		return func() { w.store.lost = was }
+		return func() { w.store.lost = 0 }
 	case staleWatch:
 		r := a.registry
 		r.deaf = true
@@ -196,7 +301,7 @@ func (w *world) strikeOther(f fault, s, primary *server, a, other *agent) (heal 
 	case slowServer:
 		s.slow = 3000
 		return func() { s.slow = 0 }
-	case hangServer:
+	case hangServer, hangPrimary:
 		s.hang = true
 		return func() { s.hang = false; s.changed() }
 	case diskFull:
@@ -216,6 +321,22 @@ func (w *world) strikeOther(f fault, s, primary *server, a, other *agent) (heal 
 	panic(fmt.Sprint("no such fault: ", int(f.kind)))
 }
 
+// waysToOthers are the replication connections of the primary but that of one
+// replica.
+func (w *world) waysToOthers(but *server) []way {
+	p := w.store.state.Primary
+	if p == nil {
+		return nil
+	}
+	var others []topology.NodeName
+	for _, s := range w.servers {
+		if s != but && s.name != p.Node {
+			others = append(others, s.name)
+		}
+	}
+	return waysBetween([]topology.NodeName{p.Node}, others, true, replication)
+}
+
 // switchover is an operator's order to whoever leads.
 func (w *world) switchover(leader *agent, to topology.NodeName, best bool) {
 	if leader.proc.dead {
@@ -231,7 +352,7 @@ func (w *world) switchover(leader *agent, to topology.NodeName, best bool) {
 func describeFaults(faults []fault) string {
 	var b strings.Builder
 	for _, f := range faults {
-		fmt.Fprintf(&b, "  %s\n", f)
+		fmt.Fprintf(&b, "    %s\n", f)
 	}
 	return b.String()
 }

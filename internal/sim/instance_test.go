@@ -187,7 +187,11 @@ func (i instance) Arm(ctx context.Context, k int) error {
 
 // Degrade implements failover.Instance.
 func (i instance) Degrade(ctx context.Context) error {
-	return i.set(ctx, "degrade", func() error { i.s.armed = false; return nil })
+	return i.set(ctx, "degrade", func() error {
+		i.s.armed = false
+		i.s.settle()
+		return nil
+	})
 }
 
 // ShutOut implements failover.Instance.
@@ -201,8 +205,8 @@ func (i instance) ShutOut(ctx context.Context, user string) error {
 		}
 		i.s.shut[user] = true
 		for _, r := range i.s.w.servers {
-			if r.stream != nil && r.stream.from == i.s && accountOf(r.name) == user {
-				r.hangUp()
+			if accountOf(r.name) == user {
+				i.s.drop(r)
 			}
 		}
 		return nil

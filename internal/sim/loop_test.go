@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"math/rand/v2"
 	"slices"
+	"strings"
 	"sync"
 	"testing/synctest"
 	"time"
@@ -40,6 +41,7 @@ type loop struct {
 	turns int // how often a goroutine was let go on
 
 	trace    *trace
+	traps    []*trap
 	admitted int
 	ties     int // calls that came together under one key, whose order is anybody's guess
 }
@@ -64,6 +66,7 @@ var errKilled = errors.New("this process was killed")
 // call is one question of a goroutine to the outside, or (without done) its
 // answer to one.
 type call struct {
+	what  string // of the key, without on whose behalf
 	key   string
 	n     int // as they were admitted
 	by    *process
@@ -81,10 +84,11 @@ type call struct {
 // do parks the calling goroutine. begin runs in the loop, and the call ends
 // when the loop calls finish, or its context ends.
 func (l *loop) do(ctx context.Context, by *process, key string, begin func(*call)) (any, error) {
+	what := key
 	if of, ok := ctx.Value(behalf{}).(string); ok {
 		key += " (" + of + ")"
 	}
-	c := &call{key: key, by: by, ctx: ctx, begin: begin, done: make(chan struct{})}
+	c := &call{what: what, key: key, by: by, ctx: ctx, begin: begin, done: make(chan struct{})}
 	l.enter(c)
 	var stop func() bool
 	if ctx.Done() != nil {
@@ -209,7 +213,30 @@ func (l *loop) begun(c *call) {
 	default:
 		l.trace.note(l.now(), "?", c.key)
 		c.by.calls[c] = struct{}{}
-		c.begin(c)
+		l.spring(c, false)
+		if !c.over {
+			c.begin(c)
+		}
+	}
+}
+
+// trap is set off by a call, when it begins or has ended.
+type trap struct {
+	on    string // part of what it is
+	after bool
+	nth   int
+	do    func()
+}
+
+func (l *loop) spring(c *call, after bool) {
+	for _, t := range slices.Clone(l.traps) {
+		if t.after != after || !strings.Contains(c.what, t.on) {
+			continue
+		}
+		if t.nth--; t.nth <= 0 {
+			l.traps = slices.DeleteFunc(l.traps, func(o *trap) bool { return o == t })
+			t.do()
+		}
 	}
 }
 
@@ -251,6 +278,7 @@ func (l *loop) run(over func() bool) {
 			l.moment()
 			l.turns++
 			l.trace.result(l.now(), c)
+			l.spring(c, true)
 			close(c.done)
 			continue
 		}

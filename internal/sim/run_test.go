@@ -23,8 +23,8 @@ const (
 
 // options say how a seed is run.
 type options struct {
-	keep    bool         // keep the trace in words
-	without map[int]bool // faults to leave out
+	keep    bool    // keep the trace in words
+	faults  []fault // in place of those that the seed draws
 	doubles doubles
 	log     *zap.Logger
 }
@@ -32,6 +32,7 @@ type options struct {
 // outcome is what came of a run.
 type outcome struct {
 	seed       uint64
+	shape      shape
 	sum        uint64
 	violations []string
 	faults     []fault
@@ -42,6 +43,7 @@ type outcome struct {
 	acked      int
 	roles      int
 	kinds      map[election.Kind]int
+	injected   map[string]int
 	virtual    time.Duration
 	healedIn   time.Duration
 }
@@ -58,41 +60,45 @@ func runSeed(t *testing.T, seed uint64, o options) (out outcome) {
 			sh.arbiters = draw.IntN(2)
 			sh.acks = 1 + draw.IntN(2)
 		}
-		faults := schedule(draw, safetyPhase)
+		faults := o.faults
+		if faults == nil {
+			faults = schedule(draw, safetyPhase)
+		}
 		if o.log == nil {
 			o.log = zap.NewNop()
 		}
 		tr := &trace{keep: o.keep}
 		w := newWorld(seed, sh, tr, dir, o.doubles, o.log)
-		out = w.play(faults, o)
-		out.seed = seed
+		out = w.play(faults)
+		out.seed, out.shape = seed, sh
 	})
 	return out
 }
 
 // play runs the phases: boot, faults, healing, end.
-func (w *world) play(faults []fault, o options) (out outcome) {
+func (w *world) play(faults []fault) (out outcome) {
 	l := w.loop
 	w.store.tick()
 	for _, a := range w.agents {
 		a.start()
 		l.later(0, probeEvery, a.look)
 	}
-	for n := range 4 {
-		c := &client{w: w, stale: n >= 2}
-		w.clients = append(w.clients, c)
-		l.later(0, 100*time.Millisecond, c.tick)
+	for range 2 {
+		l.later(0, 100*time.Millisecond, (&client{w: w}).tick)
+	}
+	for _, s := range w.servers {
+		l.later(0, 100*time.Millisecond, (&client{w: w, local: s}).tick)
 	}
 	w.await(bootLimit, func() string { return w.check.unsettled() }, "bootstrap")
 	began := l.now()
 	var heals []func()
-	for i, f := range faults {
-		if o.without[i] {
-			continue
-		}
-		l.after(f.at, func() {
-			heal := w.strike(f)
-			over := false
+	for _, f := range faults {
+		strike := func() {
+			if w.healing {
+				return
+			}
+			w.injected[f.kind.String()]++
+			heal, over := w.strike(f), false
 			once := func() {
 				if !over {
 					over = true
@@ -102,6 +108,13 @@ func (w *world) play(faults []fault, o options) (out outcome) {
 			}
 			heals = append(heals, once)
 			l.after(f.length, once)
+		}
+		l.after(f.at, func() {
+			if f.on == "" {
+				strike()
+				return
+			}
+			l.traps = append(l.traps, &trap{on: f.on, after: f.after, nth: f.nth, do: strike})
 		})
 	}
 	l.run(func() bool { return l.now()-began > safetyPhase || len(w.check.violations) > 0 })
@@ -135,7 +148,7 @@ func (w *world) play(faults []fault, o options) (out outcome) {
 	w.end()
 	out.sum, out.violations, out.lines, out.faults = l.trace.sum, w.check.violations, l.trace.lines, faults
 	out.turns, out.ties, out.acked, out.roles, out.kinds = l.turns, l.ties, int(w.check.acked.Count()), w.check.roles, w.check.kinds
-	out.virtual = l.now()
+	out.virtual, out.injected = l.now(), w.injected
 	return out
 }
 

@@ -32,7 +32,8 @@ type server struct {
 	superRO, readOnly bool
 	armed             bool // semi-sync source
 	k                 int
-	ackerFlag         bool // semi-sync replica, counts at the next start of the receiver
+	timeout           time.Duration // after which a commit is answered all the same; 0: never
+	ackerFlag         bool          // semi-sync replica, counts at the next start of the receiver
 	// shut are the accounts that may not receive from here; a restart keeps them.
 	shut map[string]bool
 
@@ -82,6 +83,7 @@ type stream struct {
 	from, to *server
 	acker    bool
 	broken   bool
+	killed   bool // by the source, which then reads nothing more from it
 	sending  bool
 	lastAt   time.Time // of the last delivery: they arrive in order
 	ackAt    time.Time
@@ -100,9 +102,6 @@ func (s *server) alive() bool        { return s.up && !s.frozen }
 func (s *server) writable() bool     { return s.up && !s.superRO && !s.readOnly }
 func (s *server) received() gtid.Set { return s.executed.Union(s.retrieved) }
 func (s *server) bootID() string     { return fmt.Sprintf("%s-%d", s.name, s.boot) }
-func (s *server) trace(words ...string) {
-	s.w.loop.trace.note(s.w.loop.now(), append([]string{string(s.name)}, words...)...)
-}
 
 // act does something on this server after d, unless it dies before; a frozen
 // one does it when it is thawed.
@@ -172,6 +171,12 @@ func (s *server) flush(c *commit) {
 	}
 	s.pump()
 	s.settle()
+	if s.timeout > 0 {
+		s.act(s.timeout, func() {
+			c.acks = math.MaxUint64
+			s.settle()
+		})
+	}
 }
 
 // settle commits in the engine what has its acknowledgements.
@@ -266,7 +271,7 @@ func (s *server) acknowledge(st *stream, what gtid.Set) {
 	var arrive func()
 	arrive = func() {
 		switch {
-		case !s.up || s.boot != boot || st.broken && !st.flying():
+		case !s.up || s.boot != boot || st.killed || st.broken && !st.flying():
 			return
 		case s.frozen:
 			s.held = append(s.held, arrive)
@@ -358,9 +363,15 @@ func accountOf(node topology.NodeName) string { return "repl_" + string(node) }
 // dropReceivers ends the connections of those that replicate from here.
 func (s *server) dropReceivers() {
 	for _, r := range s.w.servers {
-		if r.stream != nil && r.stream.from == s {
-			r.hangUp()
-		}
+		s.drop(r)
+	}
+}
+
+// drop ends the connection of a receiver from this end.
+func (s *server) drop(r *server) {
+	if r.stream != nil && r.stream.from == s {
+		r.stream.killed = true
+		r.hangUp()
 	}
 }
 
@@ -401,6 +412,10 @@ func (s *server) start(forget bool) {
 	}
 	s.up, s.boot = true, s.boot+1
 	s.superRO, s.readOnly, s.armed, s.k, s.ackerFlag = true, true, false, 0, false
+	s.timeout = 0
+	if s.w.doubles.startsOpen {
+		s.superRO, s.readOnly = false, false
+	}
 	s.executed = s.executed.Union(s.logged)
 	if forget {
 		s.retrieved = s.retrieved.Intersect(s.executed)
@@ -463,6 +478,11 @@ func (s *server) status() dbrepl.Status {
 	for _, c := range s.commits {
 		if c.logged && s.armed {
 			st.SemiSync.WaitSessions++
+		}
+	}
+	for _, r := range s.w.servers {
+		if r.stream != nil && r.stream.from == s && r.stream.acker {
+			st.SemiSync.Clients++
 		}
 	}
 	if s.source != nil {

@@ -2,6 +2,7 @@ package sim
 
 import (
 	"context"
+	"errors"
 	"maps"
 	"slices"
 	"time"
@@ -19,7 +20,6 @@ type store struct {
 	revision int64
 	leader   election.Leadership
 	lease    time.Duration // when the leader's lease runs out
-	offered  topology.NodeName
 	reports  map[topology.Epoch][]byte
 	lost     int // percent of the answers that get lost
 }
@@ -147,6 +147,7 @@ func (r *registry) Update(ctx context.Context, base election.Snapshot, change fu
 		switch {
 		case made > 0: // an earlier try had arrived
 			return election.Snapshot{State: next, Revision: made, ReadAt: time.Now()}, nil
+		case s.w.doubles.anyBase:
 		case s.leader.Revision != lead:
 			return election.Snapshot{}, election.ErrNotLeader
 		case s.revision != base.Revision:
@@ -164,7 +165,7 @@ func (r *registry) Update(ctx context.Context, base election.Snapshot, change fu
 	for {
 		snap, err := ask(ctx, r, "update", swap)
 		switch {
-		case err == nil, err == election.ErrNotLeader, err == election.ErrConflict, err == errKilled:
+		case err == nil, errors.Is(err, election.ErrNotLeader), errors.Is(err, election.ErrConflict), errors.Is(err, errKilled):
 			return snap, err
 		case !tried && r.w.store.down:
 			return election.Snapshot{}, election.ErrUnreachable

@@ -35,15 +35,17 @@ type world struct {
 	doubles doubles
 	log     *zap.Logger
 	wg      sync.WaitGroup
-	clients []*client
 	healing bool
+	// injected counts the faults that struck.
+	injected map[string]int
 }
 
 // doubles replace one part of an agent each: mutants.
 type doubles struct {
-	instance func(failover.Instance, instance) failover.Instance
-	node     func(failover.Node, *agent) failover.Node
-	registry func(failover.Registry, *registry) failover.Registry
+	instance   func(failover.Instance, instance) failover.Instance
+	node       func(failover.Node, *agent) failover.Node
+	startsOpen bool // configuration does not close a server that starts
+	anyBase    bool // the store changes the record whatever it is and whoever leads
 }
 
 type markerRow struct {
@@ -65,17 +67,18 @@ type agent struct {
 	keeper   *failover.Keeper
 	table    *router.Table
 	control  *failover.Controller
+	obeyed   topology.Epoch // the highest epoch of a command that was carried out
 	ctx      context.Context
 	stop     context.CancelFunc
 }
 
-// plan is the shape of a run.
+// shape is what a cluster is made of.
 type shape struct {
 	instances, arbiters, acks int
 }
 
 func newWorld(seed uint64, sh shape, t *trace, dir string, d doubles, log *zap.Logger) *world {
-	w := &world{loop: newLoop(seed, t), acks: sh.acks, dir: dir, doubles: d, log: log}
+	w := &world{loop: newLoop(seed, t), acks: sh.acks, dir: dir, doubles: d, log: log, injected: map[string]int{}}
 	w.net = &network{loop: w.loop, cuts: map[way]int{}}
 	w.check = newChecker(w)
 	w.store = &store{w: w, state: election.State{Cluster: "c"}, reports: map[topology.Epoch][]byte{}}
@@ -144,10 +147,7 @@ func (a *agent) start() {
 	a.registry = &registry{w: w, by: a.proc, self: a.name}
 	wake := [2]chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1)}
 	a.registry.wake = wake[:]
-	var reg failover.Registry = a.registry
-	if w.doubles.registry != nil {
-		reg = w.doubles.registry(reg, a.registry)
-	}
+	reg := a.registry
 	var (
 		inst    failover.Instance
 		rebuild failover.Rebuilder
@@ -232,7 +232,19 @@ func (a *agent) node() failover.Node {
 	return a.keeper
 }
 
-func send[T any](ctx context.Context, l link, what string, do func(context.Context, failover.Node) (T, error)) (v T, err error) {
+// send brings an order to a member; epoch is 0 for a question.
+func send[T any](ctx context.Context, l link, what string, epoch topology.Epoch, order func(context.Context, failover.Node) (T, error)) (v T, err error) {
+	do := func(ctx context.Context, n failover.Node) (T, error) {
+		promised := l.to.obeyed
+		v, err := order(ctx, n)
+		if err == nil && epoch != 0 {
+			l.from.w.check.obeyed(l.to, what, epoch, promised)
+		}
+		return v, err
+	}
+	if epoch != 0 {
+		what += fmt.Sprint(" ", epoch)
+	}
 	if l.to == l.from {
 		if l.by.dead {
 			return v, errKilled
@@ -313,41 +325,41 @@ func silent(f func(context.Context, failover.Node) error) func(context.Context, 
 }
 
 func (l link) Status(ctx context.Context) (failover.NodeStatus, error) {
-	return send(ctx, l, "status", func(ctx context.Context, n failover.Node) (failover.NodeStatus, error) { return n.Status(ctx) })
+	return send(ctx, l, "status", 0, func(ctx context.Context, n failover.Node) (failover.NodeStatus, error) { return n.Status(ctx) })
 }
 
 func (l link) Freeze(ctx context.Context, req failover.FreezeRequest) (failover.Frozen, error) {
-	return send(ctx, l, fmt.Sprint("freeze ", req.Epoch), func(ctx context.Context, n failover.Node) (failover.Frozen, error) { return n.Freeze(ctx, req) })
+	return send(ctx, l, "freeze", req.Epoch, func(ctx context.Context, n failover.Node) (failover.Frozen, error) { return n.Freeze(ctx, req) })
 }
 
 func (l link) CatchUp(ctx context.Context, req failover.CatchUpRequest) (failover.CaughtUp, error) {
-	return send(ctx, l, fmt.Sprint("catch up ", req.Epoch), func(ctx context.Context, n failover.Node) (failover.CaughtUp, error) { return n.CatchUp(ctx, req) })
+	return send(ctx, l, "catch up", req.Epoch, func(ctx context.Context, n failover.Node) (failover.CaughtUp, error) { return n.CatchUp(ctx, req) })
 }
 
 func (l link) Promote(ctx context.Context, req failover.PromoteRequest) (failover.Promoted, error) {
-	return send(ctx, l, fmt.Sprint("promote ", req.Epoch), func(ctx context.Context, n failover.Node) (failover.Promoted, error) { return n.Promote(ctx, req) })
+	return send(ctx, l, "promote", req.Epoch, func(ctx context.Context, n failover.Node) (failover.Promoted, error) { return n.Promote(ctx, req) })
 }
 
 func (l link) Follow(ctx context.Context, req failover.FollowRequest) error {
-	_, err := send(ctx, l, fmt.Sprint("follow ", req.Source, req.Epoch, req.Acker), silent(func(ctx context.Context, n failover.Node) error { return n.Follow(ctx, req) }))
+	_, err := send(ctx, l, fmt.Sprint("follow ", req.Source, req.Acker), req.Epoch, silent(func(ctx context.Context, n failover.Node) error { return n.Follow(ctx, req) }))
 	return err
 }
 
 func (l link) Close(ctx context.Context, req failover.CloseRequest) (failover.Closed, error) {
-	return send(ctx, l, fmt.Sprint("close ", req.Epoch), func(ctx context.Context, n failover.Node) (failover.Closed, error) { return n.Close(ctx, req) })
+	return send(ctx, l, "close", req.Epoch, func(ctx context.Context, n failover.Node) (failover.Closed, error) { return n.Close(ctx, req) })
 }
 
 func (l link) Obey(ctx context.Context, req failover.ObeyRequest) (failover.Obeyed, error) {
-	return send(ctx, l, fmt.Sprint("obey ", req.Epoch), func(ctx context.Context, n failover.Node) (failover.Obeyed, error) { return n.Obey(ctx, req) })
+	return send(ctx, l, "obey", req.Epoch, func(ctx context.Context, n failover.Node) (failover.Obeyed, error) { return n.Obey(ctx, req) })
 }
 
 func (l link) Rebuild(ctx context.Context, req failover.RebuildRequest) error {
-	_, err := send(ctx, l, fmt.Sprint("rebuild ", req.Epoch), silent(func(ctx context.Context, n failover.Node) error { return n.Rebuild(ctx, req) }))
+	_, err := send(ctx, l, "rebuild", req.Epoch, silent(func(ctx context.Context, n failover.Node) error { return n.Rebuild(ctx, req) }))
 	return err
 }
 
 func (l link) Route(ctx context.Context, r router.Route) error {
-	_, err := send(ctx, l, fmt.Sprint("route ", r.Epoch, r.Phase), silent(func(ctx context.Context, n failover.Node) error { return n.Route(ctx, r) }))
+	_, err := send(ctx, l, fmt.Sprint("route ", r.Epoch, r.Phase), 0, silent(func(ctx context.Context, n failover.Node) error { return n.Route(ctx, r) }))
 	return err
 }
 
@@ -384,46 +396,42 @@ func (v verifier) VerifyWrite(ctx context.Context, epoch topology.Epoch) error {
 	return err
 }
 
-// client is an application that writes, one transaction after another.
+// client is an application that writes, one transaction after another: through
+// the route of some member, or always to the server of its own host, whether or
+// not that is the primary.
 type client struct {
 	w     *world
-	stale bool // keeps to whatever server it last reached, open or not
-	on    *server
-	acked int
+	local *server
 	busy  bool
 }
 
 func (c *client) tick() {
 	l := c.w.loop
-	l.later(60*time.Millisecond, 160*time.Millisecond, c.tick)
+	if c.local != nil {
+		l.later(20*time.Millisecond, 60*time.Millisecond, c.tick)
+	} else {
+		l.later(60*time.Millisecond, 160*time.Millisecond, c.tick)
+	}
 	if c.busy {
 		return
 	}
-	a := c.w.agents[l.draw.IntN(len(c.w.agents))]
-	if !c.stale || c.on == nil || l.chance(5) {
-		c.on = nil
-		if c.stale && l.chance(50) {
-			c.on = c.w.servers[l.draw.IntN(len(c.w.servers))]
-		} else if r := a.table.Current(); !a.proc.dead && !a.proc.frozen && r.Phase == router.Open {
-			c.on = c.w.server(r.Primary.Node)
+	s := c.local
+	if s == nil {
+		a := c.w.agents[l.draw.IntN(len(c.w.agents))]
+		r := a.table.Current()
+		if a.proc.dead || a.proc.frozen || r.Phase != router.Open || c.w.net.cutEither(sessions, a.name, r.Primary.Node) {
+			return
 		}
+		s = c.w.server(r.Primary.Node)
 	}
-	s := c.on
-	if s == nil || !s.alive() || c.w.net.cutEither(sessions, a.name, s.name) {
-		c.on = nil
+	if !s.alive() {
 		return
 	}
 	c.busy = true
 	over := false
-	end := func(err error) {
-		if over {
-			return
-		}
-		over, c.busy = true, false
-		if err == nil {
-			c.acked++
-		} else {
-			c.on = nil
+	end := func(error) {
+		if !over {
+			over, c.busy = true, false
 		}
 	}
 	l.later(3*time.Second, 4*time.Second, func() { end(errGone) }) // its patience
