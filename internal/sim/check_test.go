@@ -3,6 +3,7 @@ package sim
 import (
 	"encoding/json"
 	"fmt"
+	"math/bits"
 	"slices"
 	"strings"
 	"sync"
@@ -21,6 +22,7 @@ type checker struct {
 	who        map[topology.Epoch]topology.NodeName
 	violations []string
 	roles      int // changes of the recorded primary
+	uncovered  int // commits acknowledged while degraded
 	kinds      map[election.Kind]int
 
 	mu    sync.Mutex // obeyed is called by the agents' goroutines
@@ -42,8 +44,13 @@ func (c *checker) violate(invariant, format string, args ...any) {
 // acknowledged: a session is told that its commit is done.
 func (c *checker) acknowledged(s *server, t *commit) {
 	c.w.loop.trace.note(c.w.loop.now(), string(s.name), "acknowledges")
+	degraded := c.covered(s, t)
 	if t.marker != nil {
 		return // the controller's own
+	}
+	if degraded {
+		c.uncovered++
+		return
 	}
 	c.acked = c.acked.Union(t.id)
 	if by, ok := c.who[s.marker.Epoch]; ok && by != s.name {
@@ -61,6 +68,29 @@ func (c *checker) acknowledged(s *server, t *commit) {
 	if primary := c.w.server(p.Node); !primary.received().Contains(t.id) {
 		c.violate("I1", "%s acknowledged %s in epoch %d, which %s, recorded in epoch %d, lacks", s.name, short(t.id), s.marker.Epoch, p.Node, p.Epoch)
 	}
+}
+
+// covered tells whether the record promises nothing for a commit that is
+// acknowledged, and notes if it promises more than is kept.
+func (c *checker) covered(s *server, t *commit) (degraded bool) {
+	st := c.w.store.state
+	p := st.Primary
+	if p == nil || p.Node != s.name || (t.marker == nil && s.marker.Epoch != p.Epoch) {
+		return false
+	}
+	registered := uint64(0)
+	for _, o := range c.w.servers {
+		if st.Register.Has(o.name) {
+			registered |= 1 << o.index
+		}
+	}
+	if n := bits.OnesCount64(t.acks & registered); n < st.Register.K {
+		c.violate("I3", "%s acknowledges %s with %d of the registered %v, of which %d are promised", s.name, short(t.id), n, st.Register.Ackers, st.Register.K)
+	}
+	if st.Register.K == 0 && st.Degraded == nil {
+		c.violate("I4", "k is 0 and nothing says that the cluster is degraded")
+	}
+	return st.Register.K == 0
 }
 
 // recorded: the record is about to change.

@@ -58,8 +58,10 @@ func runSeed(t *testing.T, seed uint64, o options) (out outcome) {
 		if draw.IntN(4) == 0 {
 			sh.instances = 4 + draw.IntN(2)
 			sh.arbiters = draw.IntN(2)
-			sh.acks = 1 + draw.IntN(2)
+			sh.acks = draw.IntN(3)
 		}
+		sh.degrade = draw.IntN(8) == 0
+		sh.dropAfter = time.Second + time.Duration(draw.IntN(3000))*time.Millisecond
 		faults := o.faults
 		if faults == nil {
 			faults = schedule(draw, safetyPhase)

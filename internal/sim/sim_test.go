@@ -182,8 +182,8 @@ func inProcess(t *testing.T, from, n uint64) (totals, string, error) {
 func explain(t *testing.T, out outcome) string {
 	short := shrink(t, out)
 	var b strings.Builder
-	fmt.Fprintf(&b, "seed %d (%d instances, %d arbiters, k %d): %s\nrun it again: make sim SEEDS=1 SEED=%d WORDS=1\nfaults that are enough for it, of %d:\n%s",
-		out.seed, out.shape.instances, out.shape.arbiters, out.shape.acks, strings.Join(out.violations, "; "), out.seed, len(out.faults), describeFaults(short))
+	fmt.Fprintf(&b, "seed %d (%+v): %s\nrun it again: make sim SEEDS=1 SEED=%d WORDS=1\nfaults that are enough for it, of %d:\n%s",
+		out.seed, out.shape, strings.Join(out.violations, "; "), out.seed, len(out.faults), describeFaults(short))
 	again := runSeed(t, out.seed, options{keep: true, faults: short})
 	fmt.Fprintf(&b, "what happens with those:\n")
 	for _, line := range again.lines {

@@ -27,7 +27,7 @@ type world struct {
 	servers []*server
 	agents  []*agent
 	members []topology.Member
-	acks    int
+	shape   shape
 	check   *checker
 	markers []markerRow
 	saved   gtid.Set // errant transactions that a rebuild has saved
@@ -75,10 +75,12 @@ type agent struct {
 // shape is what a cluster is made of.
 type shape struct {
 	instances, arbiters, acks int
+	degrade                   bool
+	dropAfter                 time.Duration
 }
 
 func newWorld(seed uint64, sh shape, t *trace, dir string, d doubles, log *zap.Logger) *world {
-	w := &world{loop: newLoop(seed, t), acks: sh.acks, dir: dir, doubles: d, log: log, injected: map[string]int{}}
+	w := &world{loop: newLoop(seed, t), shape: sh, dir: dir, doubles: d, log: log, injected: map[string]int{}}
 	w.net = &network{loop: w.loop, cuts: map[way]int{}}
 	w.check = newChecker(w)
 	w.store = &store{w: w, state: election.State{Cluster: "c"}, reports: map[topology.Epoch][]byte{}}
@@ -169,7 +171,10 @@ func (a *agent) start() {
 	nodes := links{a, a.proc}
 	watcher := failover.NewWatcher(a.name, reg, nodes, a.tower, 500*time.Millisecond)
 	control := failover.NewController(failover.ControllerConfig{
-		Self: a.name, Policy: failover.Policy{Automatic: true, Acks: w.acks, MaxLag: time.Second, DropAfter: 3 * time.Second, Rebuild: true, Expected: len(w.members)},
+		Self: a.name, Policy: failover.Policy{
+			Automatic: true, Acks: w.shape.acks, Degrade: w.shape.degrade, DropAfter: w.shape.dropAfter, MaxLag: time.Second,
+			Rebuild: true, Expected: len(w.members),
+		},
 		Limits: failover.DefaultLimits(), Registry: reg, Leader: a.registry, Nodes: nodes, Watcher: watcher,
 		Verifier: verifier{a, a.proc, a.table}, Table: a.table,
 	}, log)
