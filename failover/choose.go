@@ -125,7 +125,7 @@ func isErrant(f Frozen, s survey) bool {
 
 // followersOf are the surveyed instances that can replicate from the
 // candidate: what they hold, and what waits in their binary logs, is contained
-// in what it will hold.
+// in what it will hold, and nobody can add to it.
 func followersOf(candidate Frozen, s survey, p choosePolicy) []Frozen {
 	will := candidate.Received.Union(s.union).Union(candidate.Committing)
 	// While the source of both still sends, which of them has more of its
@@ -134,6 +134,9 @@ func followersOf(candidate Frozen, s survey, p choosePolicy) []Frozen {
 	var out []Frozen
 	for _, f := range s.seen {
 		if f.Node == candidate.Node {
+			continue
+		}
+		if !f.Closed && !(p.kind == election.Switchover && f.Node == p.from) { // which is closed in its course
 			continue
 		}
 		more := f.Received.Union(f.Committing).Minus(will).UUIDs()

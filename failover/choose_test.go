@@ -104,6 +104,10 @@ func TestChooseCandidate(t *testing.T) {
 			want: "n3", followers: names{"n1", "n2"},
 		},
 		{
+			name: "switchover: the primary is open until it is closed", policy: switchTo("n2"),
+			seen: []Frozen{replica("n1", "1:1-9", opened), replica("n2", "1:1-9")}, want: "n2", followers: names{"n1"},
+		},
+		{
 			name: "switchover: not to the primary", policy: switchTo("n1"),
 			seen: []Frozen{replica("n1", "1:1-9"), replica("n2", "1:1-9")}, refusal: "n1: it is the primary already; n2: n1 is wanted",
 		},
@@ -115,6 +119,11 @@ func TestChooseCandidate(t *testing.T) {
 		{
 			name: "one with commits of its own that wait cannot follow", policy: failover,
 			seen: []Frozen{replica("n2", "1:1-9"), replica("n3", "1:1-9"), replica("n4", "1:1-9", waiting("4:1-2"))},
+			want: "n2", followers: names{"n3"},
+		},
+		{
+			name: "nor one that is open for more of them", policy: failover,
+			seen: []Frozen{replica("n2", "1:1-9"), replica("n3", "1:1-9"), replica("n4", "1:1-9", opened)},
 			want: "n2", followers: names{"n3"},
 		},
 		{

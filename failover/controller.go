@@ -278,7 +278,9 @@ func (c *Controller) plan(v View, kind election.Kind, cause string, to topology.
 func (c *Controller) operate(ctx context.Context, p Plan) (Report, error) {
 	c.busy.Store(true)
 	defer c.busy.Store(false)
-	c.closeAbandoned(ctx, p)
+	if err := c.closeAbandoned(ctx, p); err != nil {
+		return Report{}, err
+	}
 	log := c.log.With(zap.String("kind", string(p.Kind)))
 	log.Info("operation begins", zap.String("from", string(p.From)), zap.String("to", string(p.To)), zap.String("cause", p.Cause))
 	o := &operation{
@@ -293,15 +295,20 @@ func (c *Controller) operate(ctx context.Context, p Plan) (Report, error) {
 
 // closeAbandoned writes the ledger entry of an operation whose leader left it,
 // so that the ledger has one terminal entry for every epoch that was issued.
-func (c *Controller) closeAbandoned(ctx context.Context, p Plan) {
+// The next claim waits for it: after that nobody knows of the operation.
+func (c *Controller) closeAbandoned(ctx context.Context, p Plan) error {
 	op := p.Base.State.Operation
 	if op == nil {
-		return
+		return nil
 	}
 	sctx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	if _, err := c.cfg.Registry.Report(sctx, op.Epoch); !errors.Is(err, election.ErrNotFound) {
-		return
+	_, err := c.cfg.Registry.Report(sctx, op.Epoch)
+	if err == nil {
+		return nil
+	}
+	if !errors.Is(err, election.ErrNotFound) {
+		return fmt.Errorf("look for the ledger entry of the operation left by %s: %w", op.Leader, err)
 	}
 	r := Report{
 		Epoch: op.Epoch, Kind: op.Kind, Outcome: Superseded, Leader: op.Leader, From: op.From, To: op.To,
@@ -313,8 +320,9 @@ func (c *Controller) closeAbandoned(ctx context.Context, p Plan) {
 		err = c.cfg.Registry.SaveReport(sctx, op.Epoch, raw)
 	}
 	if err != nil {
-		c.log.Warn("abandoned operation is not in the ledger", zap.Uint64("epoch", uint64(op.Epoch)), zap.Error(err))
+		return fmt.Errorf("write the ledger entry of the operation left by %s: %w", op.Leader, err)
 	}
+	return nil
 }
 
 // Switchover moves the primary to a member, or to the best one when to is

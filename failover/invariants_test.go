@@ -325,3 +325,26 @@ func TestInvariant_I10_WhatIsRefusedIsExplained(t *testing.T) {
 		synctest.Wait()
 	})
 }
+
+// E2: the ledger cannot be written as an operation ends, nor by the next one.
+func TestInvariant_I7_NoEpochWithoutItsLedgerEntry(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		var lost atomic.Bool
+		lost.Store(true)
+		c.hook(func(e event) error {
+			if lost.Load() && (e.what == "report" || e.what == "freeze" && e.to == "n3") {
+				return election.ErrUnreachable
+			}
+			return nil
+		})
+		c.server("n1").kill()
+		time.Sleep(20 * time.Second)
+		s := c.state()
+		require.EqualValues(t, 2, s.Epoch, "nobody claims another while this one is nowhere but in the record")
+		require.NotNil(t, s.Operation)
+		lost.Store(false)
+		c.check()
+		require.Greater(t, c.state().Epoch, topology.Epoch(2))
+		require.Equal(t, Superseded, c.report(2).Outcome)
+	})
+}

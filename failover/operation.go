@@ -126,7 +126,7 @@ func (o *operation) execute(ctx context.Context) (Report, error) {
 		o.report.RPO.Proof.Statement = "nothing was promoted: the recorded primary and all it acknowledged are as they were"
 	}
 	if o.report.Epoch != 0 {
-		o.saveReport(ctx)
+		_ = o.saveReport(ctx) // told already
 	}
 	return *o.report, err
 }
@@ -135,19 +135,20 @@ func (o *operation) choosePolicy() choosePolicy {
 	return choosePolicy{kind: o.plan.Kind, to: o.plan.To, from: o.plan.From, minFollowers: o.plan.Acks}
 }
 
-// saveReport writes the ledger entry. It is not what clients wait for, and an
-// operation is over whether or not its report could be written now.
-func (o *operation) saveReport(ctx context.Context) {
+// saveReport writes the ledger entry, and tells if it could not.
+func (o *operation) saveReport(ctx context.Context) error {
 	raw, err := json.Marshal(o.report)
 	if err != nil {
 		o.log.Error("report cannot be encoded", zap.Error(err))
-		return
+		return err
 	}
 	sctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), 5*time.Second)
 	defer cancel()
 	if err := o.reg.SaveReport(sctx, o.report.Epoch, raw); err != nil {
 		o.log.Error("report could not be written to the ledger", zap.Error(err), zap.ByteString("report", raw))
+		return err
 	}
+	return nil
 }
 
 // update changes the record in the course of this operation. If it was changed
@@ -347,10 +348,16 @@ func (o *operation) restore(ctx context.Context, cause error) error {
 		}
 		return fmt.Errorf("%w: %w", ErrUndone, cause)
 	}
-	err := o.update(ctx, func(s *election.State) error {
-		s.Operation = nil
-		return nil
-	})
+	// In the ledger before the record is freed, see verify. If it cannot be
+	// written, the next leader finds the operation in the record.
+	o.report.Outcome, o.report.Reason, o.report.EndedAt = Failure, cause.Error(), time.Now().UTC()
+	err := o.saveReport(ctx)
+	if err == nil {
+		err = o.update(ctx, func(s *election.State) error {
+			s.Operation = nil
+			return nil
+		})
+	}
 	if err != nil {
 		return fmt.Errorf("%w; and the record was not freed: %w", cause, err)
 	}

@@ -233,15 +233,22 @@ func (s *store) lead(name topology.NodeName) {
 	s.watch()
 }
 
+// SaveReport tries until ctx ends, as election.Client does.
 func (r *registry) SaveReport(ctx context.Context, epoch topology.Epoch, report []byte) error {
-	_, err := ask(ctx, r, "save report", func(s *store) (struct{}, error) {
-		s.reports[epoch] = report
-		return struct{}{}, nil
-	})
-	if err != nil {
-		return election.ErrUnreachable
+	ctx, cancel := context.WithTimeout(ctx, 5*time.Second)
+	defer cancel()
+	for {
+		_, err := ask(ctx, r, "save report", func(s *store) (struct{}, error) {
+			s.reports[epoch] = report
+			return struct{}{}, nil
+		})
+		switch {
+		case err == nil:
+			return nil
+		case ctx.Err() != nil, errors.Is(err, errKilled):
+			return election.ErrUnreachable
+		}
 	}
-	return nil
 }
 
 func (r *registry) Report(ctx context.Context, epoch topology.Epoch) ([]byte, error) {
