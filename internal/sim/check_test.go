@@ -7,6 +7,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"time"
 
 	"interrex/election"
 	"interrex/failover"
@@ -23,6 +24,7 @@ type checker struct {
 	violations []string
 	roles      int // changes of the recorded primary
 	uncovered  int // commits acknowledged while degraded
+	kept       int // times that the store alone was away and the primary served
 	kinds      map[election.Kind]int
 
 	mu    sync.Mutex // obeyed is called by the agents' goroutines
@@ -106,12 +108,29 @@ func (c *checker) recorded(from, to election.State) {
 		return
 	}
 	c.roles++
-	if c.w.store.down {
-		c.violate("I9", "the primary changed while the store was away")
-	}
 	s := c.w.server(to.Primary.Node)
 	if lost := c.acked.Minus(s.received()); !lost.IsEmpty() {
 		c.violate("I1", "%s is recorded in epoch %d and lacks acknowledged %s", s.name, to.Primary.Epoch, short(lost))
+	}
+}
+
+// storeAway: the store goes away now; back is to be called when it is back. If
+// nothing else was wrong meanwhile, the primary has to have served all the time.
+func (c *checker) storeAway() (back func()) {
+	w, began := c.w, c.w.loop.now()
+	p, struck, acked := w.store.state.Primary, w.struck, c.acked.Count()
+	if p == nil || w.active > 1 || c.unsettled() != "" {
+		return func() {}
+	}
+	s := w.server(p.Node)
+	return func() {
+		if w.struck != struck || w.loop.now()-began < time.Second {
+			return
+		}
+		c.kept++
+		if !s.writable() || c.acked.Count() == acked {
+			c.violate("I9", "the primary %s did not serve while only the store was away", s.name)
+		}
 	}
 }
 

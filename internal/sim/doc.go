@@ -1,6 +1,6 @@
 // Package sim runs the real agents against servers, a network and a store in
 // memory, in virtual time, under faults that a seed draws, and checks that what
-// the cluster promises holds (I1, I2, I5, I7, I9, and that it heals by itself).
+// the cluster promises holds (I1-I5, I7, I9, and that it heals by itself).
 //
 // Everything of it is test code: there is nothing to import. A run of one seed
 // is one testing/synctest bubble in which one goroutine at a time gets on: what

@@ -290,7 +290,8 @@ func (w *world) strikeMore(f fault, s *server, a, other *agent) (heal func()) {
 		return w.net.cut(waysBetween(host, []topology.NodeName{storeHost}, true, storage))
 	case storeDown:
 		w.store.down = true
-		return func() { w.store.down = false }
+		back := w.check.storeAway()
+		return func() { w.store.down = false; back() }
 	case storeFlaky:
 		w.store.lost = 30
 		return func() { w.store.lost = 0 }

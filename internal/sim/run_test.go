@@ -41,6 +41,8 @@ type outcome struct {
 	turns      int
 	ties       int
 	acked      int
+	uncovered  int
+	kept       int
 	roles      int
 	kinds      map[election.Kind]int
 	injected   map[string]int
@@ -100,10 +102,13 @@ func (w *world) play(faults []fault) (out outcome) {
 				return
 			}
 			w.injected[f.kind.String()]++
+			w.struck++
+			w.active++
 			heal, over := w.strike(f), false
 			once := func() {
 				if !over {
 					over = true
+					w.active--
 					l.trace.note(l.now(), "HEAL", f.kind.String())
 					heal()
 				}
@@ -150,6 +155,7 @@ func (w *world) play(faults []fault) (out outcome) {
 	w.end()
 	out.sum, out.violations, out.lines, out.faults = l.trace.sum, w.check.violations, l.trace.lines, faults
 	out.turns, out.ties, out.acked, out.roles, out.kinds = l.turns, l.ties, int(w.check.acked.Count()), w.check.roles, w.check.kinds
+	out.uncovered, out.kept = w.check.uncovered, w.check.kept
 	out.virtual, out.injected = l.now(), w.injected
 	return out
 }

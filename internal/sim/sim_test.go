@@ -38,6 +38,8 @@ type totals struct {
 	Turns    int                   `json:"turns"`
 	Roles    int                   `json:"roles"`
 	Acked    int                   `json:"acked"`
+	Bare     int                   `json:"bare"`    // acknowledged while degraded
+	Kept     int                   `json:"kept"`    // times that the store alone was away for a second or more
 	Slowest  time.Duration         `json:"slowest"` // until all had healed
 	Kinds    map[election.Kind]int `json:"kinds"`
 	Injected map[string]int        `json:"injected"`
@@ -51,7 +53,7 @@ func (t *totals) add(o outcome) {
 		t.Failed = append(t.Failed, o.seed)
 	}
 	t.merge(totals{
-		Virtual: o.virtual, Turns: o.turns, Roles: o.roles, Acked: o.acked, Slowest: o.healedIn, Kinds: o.kinds, Injected: o.injected,
+		Virtual: o.virtual, Turns: o.turns, Roles: o.roles, Acked: o.acked, Bare: o.uncovered, Kept: o.kept, Slowest: o.healedIn, Kinds: o.kinds, Injected: o.injected,
 	})
 }
 
@@ -62,6 +64,8 @@ func (t *totals) merge(o totals) {
 	t.Turns += o.Turns
 	t.Roles += o.Roles
 	t.Acked += o.Acked
+	t.Bare += o.Bare
+	t.Kept += o.Kept
 	t.Slowest = max(t.Slowest, o.Slowest)
 	for k, n := range o.Kinds {
 		t.Kinds[k] += n
@@ -73,8 +77,8 @@ func (t *totals) merge(o totals) {
 
 func (t *totals) String() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d seeds, %d failed; %s of virtual time, %d acknowledged commits, %d changes of the primary, operations %v, healed within %s\nfaults:",
-		t.Seeds, len(t.Failed), t.Virtual.Round(time.Second), t.Acked, t.Roles, t.Kinds, t.Slowest.Round(time.Millisecond))
+	fmt.Fprintf(&b, "%d seeds, %d failed; %s of virtual time, %d acknowledged commits (%d more while degraded), %d changes of the primary, %d times the store alone away, operations %v, healed within %s\nfaults:",
+		t.Seeds, len(t.Failed), t.Virtual.Round(time.Second), t.Acked, t.Bare, t.Roles, t.Kept, t.Kinds, t.Slowest.Round(time.Millisecond))
 	for _, k := range slices.Sorted(maps.Keys(t.Injected)) {
 		fmt.Fprintf(&b, " %s %d;", k, t.Injected[k])
 	}

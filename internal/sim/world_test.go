@@ -36,8 +36,10 @@ type world struct {
 	log     *zap.Logger
 	wg      sync.WaitGroup
 	healing bool
-	// injected counts the faults that struck.
-	injected map[string]int
+	// injected counts the faults that struck by kind, struck all of them, and
+	// active those that are not mended.
+	injected       map[string]int
+	struck, active int
 }
 
 // doubles replace one part of an agent each: mutants.
