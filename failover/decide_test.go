@@ -416,7 +416,7 @@ func TestDecideRemedy(t *testing.T) {
 		},
 		{name: "order seen to have arrived", change: []func(*View){func(v *View) { v.State.Sources[self] = anyPrimary }}, want: remedyConfirm},
 		{
-			name: "not confirmed by what it was before the epoch", want: remedyNone,
+			name: "not confirmed by what it was before the epoch: it is to promise that first", want: remedyFollow,
 			change: []func(*View){func(v *View) { v.State.Sources[self] = anyPrimary }, with(self, func(s *NodeStatus, _ *dbrepl.Status) { s.Promised = 4 })},
 		},
 		{name: "once taken for errant, and is not", change: []func(*View){with(self, func(s *NodeStatus, _ *dbrepl.Status) { set := gtids("1:9"); s.Errant = &set })}, want: remedyFollow},

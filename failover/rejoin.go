@@ -84,7 +84,9 @@ func decideRemedy(state election.State, n NodeStatus, primary NodeStatus, rebuil
 	switch {
 	case registered && src.ReceiverOn && !inst.SemiSync.ReplicaActive:
 		return remedyFollow, errant
-	case registered && n.Promised >= state.Primary.Epoch && state.Sources[n.Member.Name] != state.Primary.Node:
+	case registered && state.Sources[n.Member.Name] != state.Primary.Node && n.Promised < state.Primary.Epoch:
+		return remedyFollow, errant // it follows already, and promises the epoch with the order
+	case registered && state.Sources[n.Member.Name] != state.Primary.Node:
 		// It was probed after it had promised this epoch: no earlier order
 		// can move it any more.
 		return remedyConfirm, errant
