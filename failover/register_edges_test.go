@@ -3,6 +3,7 @@ package failover
 import (
 	"errors"
 	"fmt"
+	"slices"
 	"testing"
 	"time"
 
@@ -82,18 +83,7 @@ func TestAllAccountsChange(t *testing.T) {
 
 func allAccountsChange(t *testing.T, degrade bool) {
 	withCluster(t, 3, func(t *testing.T, c *cluster) {
-		c.store.mu.Lock()
-		for i := range c.store.members {
-			if c.store.members[i].HasInstance() {
-				c.store.members[i].ReplicationUser += "_new"
-			}
-		}
-		c.store.mu.Unlock()
-		for _, a := range c.agents {
-			if a.member.HasInstance() {
-				a.keeper.cfg.Member.ReplicationUser += "_new"
-			}
-		}
+		c.oldAccounts("n2", "n3")
 		time.Sleep(30 * time.Second)
 		if degrade {
 			require.NotZero(t, c.state().Register.K, "degraded with two ackers that acknowledge")
@@ -105,7 +95,7 @@ func allAccountsChange(t *testing.T, degrade bool) {
 		}
 		time.Sleep(5 * time.Minute)
 		require.True(t, c.connected("n2") || c.connected("n3"), "%+v\n%s", c.state().Register, c.describe())
-	}, func(c *cluster) { c.policy(func(p *Policy) { p.Acks, p.Degrade = 0, degrade }) })
+	}, func(c *cluster) { c.policy(func(p *Policy) { p.Acks, p.Degrade = 0, degrade }) }, newAccounts("n1", "n2", "n3"))
 }
 
 // What an obeying that failed half-way did is undone when the record is again what was obeyed before.
@@ -143,15 +133,8 @@ func TestAccountRegisteredBeforeItIsUsed(t *testing.T) {
 			}
 			return nil
 		})
+		c.oldAccounts("n2")
 		c.fleet.change(func() { s := c.fleet.servers["n1"]; s.superRO, s.readOnly = true, true })
-		c.store.mu.Lock()
-		for i := range c.store.members {
-			if c.store.members[i].Name == "n2" {
-				c.store.members[i].ReplicationUser = "other_n2"
-			}
-		}
-		c.store.mu.Unlock()
-		c.agents["n2"].keeper.cfg.Member.ReplicationUser = "other_n2"
 		c.eventually("n1 is resumed", func() bool { return c.settled() && c.state().Epoch > 1 })
 		c.reach("n2", false)
 		c.eventually("n2 is dropped", func() bool { return !c.state().Register.Has("n2") })
@@ -162,7 +145,7 @@ func TestAccountRegisteredBeforeItIsUsed(t *testing.T) {
 		c.fleet.change(func() { c.fleet.servers["n3"].stalled, c.fleet.servers["n4"].stalled = false, false })
 		c.reach("n1", false)
 		c.check()
-	})
+	}, newAccounts("n2"))
 }
 
 // degrade, cold start: n1 is up first. Nobody has been missing for DropAfter.
@@ -175,4 +158,27 @@ func TestColdStartDegrades(t *testing.T) {
 		time.Sleep(time.Second)
 		require.Nil(t, c.state().Degraded)
 	}, func(c *cluster) { c.policy(func(p *Policy) { p.Acks, p.Degrade = 0, true }) })
+}
+
+// newAccounts have the agents of some nodes configured with another replication
+// account than the one that their servers receive with.
+func newAccounts(nodes ...topology.NodeName) func(*cluster) {
+	return func(c *cluster) {
+		for i, m := range c.store.members {
+			if slices.Contains(nodes, m.Name) {
+				c.store.members[i].ReplicationUser += "_new"
+				c.agents[m.Name].keeper.cfg.Member.ReplicationUser += "_new"
+			}
+		}
+	}
+}
+
+// oldAccounts are what the register knows of these nodes: the agents have been
+// restarted with another configuration since.
+func (c *cluster) oldAccounts(nodes ...topology.NodeName) {
+	c.record(func(s *election.State) {
+		for _, n := range nodes {
+			s.Register.Accounts[n] = []string{userOf(n)}
+		}
+	})
 }

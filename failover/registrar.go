@@ -325,6 +325,9 @@ func (r *registrar) awaitProof(ctx context.Context, v View, step registerStep, h
 // with a record at least as new.
 func (r *rejoiner) readmit(ctx context.Context, v View, n, primary NodeStatus) error {
 	name := n.Member.Name
+	// What is changed is the record as it was before the order: nobody can have
+	// let it acknowledge since.
+	base := r.cfg.Registry.Snapshot()
 	if err := r.follow(ctx, v.State, n, primary, false); err != nil {
 		return err
 	}
@@ -335,7 +338,7 @@ func (r *rejoiner) readmit(ctx context.Context, v View, n, primary NodeStatus) e
 	if st.Instance == nil || st.Instance.SemiSync.ReplicaEnabled || st.Instance.SemiSync.ReplicaActive {
 		return fmt.Errorf("%s still acknowledges after it was told not to", name)
 	}
-	_, err = r.record(ctx, v, func(s *election.State) {
+	_, err = r.recordFrom(ctx, base, v.State.Epoch, func(s *election.State) {
 		letIn(name)(s)
 		delete(s.Sources, name)
 		delete(s.Register.Accounts, name)

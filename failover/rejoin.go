@@ -201,11 +201,15 @@ func (r *rejoiner) admit(ctx context.Context, v View, n, primary NodeStatus) err
 
 // record changes what v saw, if it is still so. change gets Sources to alter.
 func (r *rejoiner) record(ctx context.Context, v View, change func(*election.State)) (election.Snapshot, error) {
+	// v's own is old once this pass has changed it.
+	return r.recordFrom(ctx, r.cfg.Registry.Snapshot(), v.State.Epoch, change)
+}
+
+func (r *rejoiner) recordFrom(ctx context.Context, snap election.Snapshot, epoch topology.Epoch, change func(*election.State)) (election.Snapshot, error) {
 	uctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	snap := r.cfg.Registry.Snapshot() // v's own is old once this pass has changed it
-	if snap.State.Epoch != v.State.Epoch || snap.State.Operation != nil {
-		return snap, fmt.Errorf("record of epoch %d: %w", v.State.Epoch, election.ErrConflict)
+	if snap.State.Epoch != epoch || snap.State.Operation != nil {
+		return snap, fmt.Errorf("record of epoch %d: %w", epoch, election.ErrConflict)
 	}
 	return r.cfg.Registry.Update(uctx, snap, func(s *election.State) error {
 		if s.Sources == nil {
