@@ -26,8 +26,8 @@ type Config struct {
 	// Advertise is the host:port that others are told; empty: Bind, which
 	// then must not be a wildcard.
 	Advertise string
-	// Peers are host:port of members to join first, self allowed. Registered
-	// members are joined too.
+	// Peers are host:port of members to join first, self allowed. Once others
+	// are known to be registered, these are joined instead.
 	Peers []string
 	// Profile picks the windows; empty: lan.
 	Profile Profile

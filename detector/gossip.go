@@ -4,7 +4,6 @@ import (
 	"context"
 	"fmt"
 	"net"
-	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -193,7 +192,11 @@ func (g *gossip) missing(own string) []string {
 		have[n.Address()] = true
 	}
 	var out []string
-	for _, addr := range slices.Concat(g.cfg.Peers, g.peers) {
+	known := g.peers
+	if len(known) == 0 {
+		known = g.cfg.Peers // nobody has registered yet, or that is not known yet
+	}
+	for _, addr := range known {
 		if addr == "" || have[addr] {
 			continue
 		}

@@ -86,6 +86,10 @@ func (c *Client) Run(ctx context.Context) error {
 	return nil
 }
 
+// SetEndpoints replaces the addresses of Config.Endpoints, in the same order:
+// etcd's members may change while this one runs. No address changes nothing.
+func (c *Client) SetEndpoints(addresses []string) { c.pool.setEndpoints(addresses) }
+
 func (c *Client) probeLoop(ctx context.Context) {
 	tick := time.NewTicker(c.cfg.ProbeEvery)
 	defer tick.Stop()

@@ -60,7 +60,7 @@ func TestUpdateKeepsUnknownFields(t *testing.T) {
 	etcd := etcdtest.Start(t, 1, zap.NewNop())
 	a := leader(t, "a", etcd.Endpoints())
 	_, err := rawClient(t, etcd.Endpoints()...).Put(t.Context(), a.keys.state,
-		`{"format":7,"cluster":"test","epoch":4,"register":{"ackers":["b"],"k":1,"weights":{"b":2}},"charter":{"x":[1]}}`)
+		`{"format":1,"minor":7,"cluster":"test","epoch":4,"register":{"ackers":["b"],"k":1,"weights":{"b":2}},"charter":{"x":[1]}}`)
 	require.NoError(t, err)
 	base, err := a.Read(t.Context())
 	require.NoError(t, err)
@@ -73,7 +73,7 @@ func TestUpdateKeepsUnknownFields(t *testing.T) {
 	stored, err := rawClient(t, etcd.Endpoints()...).Get(t.Context(), a.keys.state)
 	require.NoError(t, err)
 	require.JSONEq(t,
-		`{"format":7,"cluster":"test","epoch":5,"register":{"ackers":["b","c"],"k":1,"weights":{"b":2}},"charter":{"x":[1]}}`,
+		`{"format":1,"minor":7,"cluster":"test","epoch":5,"register":{"ackers":["b","c"],"k":1,"weights":{"b":2}},"charter":{"x":[1]}}`,
 		string(stored.Kvs[0].Value))
 }
 

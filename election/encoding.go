@@ -3,6 +3,7 @@ package election
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"maps"
 	"reflect"
@@ -10,8 +11,12 @@ import (
 	"strings"
 )
 
-// Format is the version of the cluster record that this build writes.
-const Format = 1
+// Format and Minor are the version of the cluster record that this build
+// writes. Minor 1 added the list of members.
+const (
+	Format = 1
+	Minor  = 1
+)
 
 // clone returns a copy that shares nothing that can be changed.
 func (s State) clone() State {
@@ -39,6 +44,15 @@ func (s State) clone() State {
 		s.Register.Accounts[n] = slices.Clone(users)
 	}
 	s.Sources = maps.Clone(s.Sources)
+	s.Members = maps.Clone(s.Members)
+	for name, seat := range s.Members {
+		if seat.Leaving != nil {
+			leaving := *seat.Leaving
+			seat.Leaving = &leaving
+			s.Members[name] = seat
+		}
+	}
+	s.Removed = maps.Clone(s.Removed)
 	return s
 }
 
@@ -48,6 +62,16 @@ func (s Snapshot) clone() Snapshot {
 }
 
 func decodeState(raw []byte) (State, error) {
+	// The format alone first: nothing is known of how a newer one says the rest.
+	var version struct {
+		Format int `json:"format"`
+	}
+	if err := json.Unmarshal(raw, &version); err != nil {
+		return State{}, fmt.Errorf("decode cluster record: %w", err)
+	}
+	if version.Format > Format {
+		return State{}, fmt.Errorf("%w: it is of format %d, this build knows %d: run a newer one on this node", ErrNewerFormat, version.Format, Format)
+	}
 	var state State
 	if err := json.Unmarshal(raw, &state); err != nil {
 		return State{}, fmt.Errorf("decode cluster record: %w", err)
@@ -72,6 +96,17 @@ func encodeState(state State, stored []byte) ([]byte, error) {
 	return kept, nil
 }
 
+// KeepUnknown returns own, the JSON of a T, with what stored has beyond T's
+// fields: who changes a part of something that a newer build wrote keeps the
+// rest of it.
+func KeepUnknown[T any](own, stored []byte) ([]byte, error) {
+	kept, err := keepUnknown(own, stored, reflect.TypeFor[T]())
+	if err != nil {
+		return nil, fmt.Errorf("keep unknown fields: %w", err)
+	}
+	return kept, nil
+}
+
 // keepUnknown adds to own the members of stored that the struct type has no
 // field for, in nested objects too. A nested object that carries an epoch is
 // about that epoch: what it said of another one is not kept.
@@ -90,12 +125,40 @@ func keepUnknown(own, stored json.RawMessage, as reflect.Type) (json.RawMessage,
 			ours[name] = value
 			continue
 		}
-		inner, isObject := structOf(field)
 		mine, present := ours[name]
-		if !isObject || !present || !isJSONObject(mine) || !isJSONObject(value) || !sameEpoch(mine, value) {
+		if !present {
 			continue
 		}
-		merged, err := keepUnknown(mine, value, inner)
+		merged, err := keepUnknownIn(mine, value, field)
+		if err != nil {
+			return nil, fmt.Errorf("%s: %w", name, err)
+		}
+		ours[name] = merged
+	}
+	return json.Marshal(ours)
+}
+
+// keepUnknownIn is keepUnknown for the value of a field, which may be an object
+// of its own or a map of such.
+func keepUnknownIn(own, stored json.RawMessage, as reflect.Type) (json.RawMessage, error) {
+	if !isJSONObject(own) || !isJSONObject(stored) {
+		return own, nil
+	}
+	if inner, ok := structOf(as); ok {
+		if !sameEpoch(own, stored) {
+			return own, nil
+		}
+		return keepUnknown(own, stored, inner)
+	}
+	if as.Kind() != reflect.Map {
+		return own, nil
+	}
+	var ours, theirs map[string]json.RawMessage
+	if err := errors.Join(json.Unmarshal(own, &ours), json.Unmarshal(stored, &theirs)); err != nil {
+		return nil, err
+	}
+	for name, mine := range ours {
+		merged, err := keepUnknownIn(mine, theirs[name], as.Elem())
 		if err != nil {
 			return nil, fmt.Errorf("%s: %w", name, err)
 		}
@@ -160,6 +223,9 @@ func checkChange(cluster string, from, to State) error {
 		return refuse("epoch of the primary goes back from %d to %d", from.Primary.Epoch, to.Primary.Epoch)
 	case to.Operation != nil && to.Operation.Epoch > to.Epoch:
 		return refuse("epoch %d of the operation was never issued: the highest is %d", to.Operation.Epoch, to.Epoch)
+	}
+	if why := checkMembers(from, to); why != "" {
+		return refuse("%s", why)
 	}
 	return nil
 }

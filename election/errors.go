@@ -19,6 +19,12 @@ var (
 	// ErrUnreachable: no etcd member that can reach a quorum answered in time;
 	// nothing was changed by the call. Try again later.
 	ErrUnreachable = errors.New("etcd quorum is out of reach")
+	// ErrNotMember: this node is no member of the cluster, or not any more;
+	// nothing was changed. The operator adds it.
+	ErrNotMember = errors.New("this node is no member of the cluster")
+	// ErrNewerFormat: the cluster record is of a version that this build must
+	// not act on or change; nothing was changed. A newer build is needed here.
+	ErrNewerFormat = errors.New("the cluster record is newer than this build")
 	// ErrInvalidChange: a change would break a rule of the record: an epoch
 	// that goes back, another cluster's name, a primary that vanishes. It is
 	// an error of the program, never of its surroundings; nothing was sent.

@@ -19,7 +19,7 @@ import (
 // in time, not a fence: the fence is the comparison in Update.
 func (c *Client) Leadership() Leadership {
 	leader, _ := c.view.leaderNow()
-	return Leadership{Holder: leader.Holder, Revision: leader.revision, Mine: c.holds(leader)}
+	return Leadership{Holder: leader.Holder, Revision: leader.revision, Offered: leader.Offered, Mine: c.holds(leader)}
 }
 
 func (c *Client) holds(leader leaderKey) bool {
@@ -47,6 +47,11 @@ func (c *Client) campaignLoop(ctx context.Context) {
 		wait := c.cfg.renewEvery()
 		switch leader, loaded := c.view.leaderNow(); {
 		case !loaded:
+		case c.barred() != nil:
+			freeSince = time.Time{}
+			if err := c.Resign(ctx); err != nil { // if it leads at all
+				c.log.Debug("leadership was not given up", zap.Error(err))
+			}
 		case leader.Holder == c.cfg.Self && leader.Offered && leader.lease != int64(c.leaseNow().id):
 			c.campaign(ctx, leader)
 		case leader.revision != 0:
@@ -73,6 +78,17 @@ func (c *Client) campaignLoop(ctx context.Context) {
 		case <-timer.C:
 		}
 	}
+}
+
+// barred says why this member may not lead; nil if it may.
+func (c *Client) barred() error {
+	if err := c.view.unreadable(); err != nil {
+		return err
+	}
+	if !c.view.snapshotNow().State.Belongs(c.cfg.Self) {
+		return ErrNotMember
+	}
+	return nil
 }
 
 // mayCampaign says whether and from when on this member may take a key that
@@ -104,7 +120,8 @@ func (c *Client) campaign(ctx context.Context, seen leaderKey) {
 // returns ErrConflict if from is not, or no longer, the leader; a key that is
 // free, or held by this member already, is fine. Other errors:
 // ErrOutcomeUnknown when etcd could not be asked within ctx or SettleTimeout
-// (this member may find itself leader later), ErrUnreachable.
+// (this member may find itself leader later), ErrUnreachable, ErrNotMember,
+// ErrNewerFormat.
 func (c *Client) TakeOver(ctx context.Context, from topology.NodeName) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.SettleTimeout)
 	defer cancel()
@@ -114,6 +131,9 @@ func (c *Client) TakeOver(ctx context.Context, from topology.NodeName) error {
 			return fmt.Errorf("take over from %s: %w", from, err)
 		}
 		seen, _ = c.view.leaderNow()
+	}
+	if err := c.barred(); err != nil {
+		return fmt.Errorf("take over from %s: %w", from, err)
 	}
 	if c.holds(seen) {
 		return nil

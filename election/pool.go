@@ -30,10 +30,9 @@ type pool struct {
 
 	running sync.WaitGroup // attempts whose call may have returned already
 
-	endpoints []*endpoint // as configured: the own node's first
-
-	mu     sync.Mutex // guards closed and the endpoints' failed
-	closed bool
+	mu        sync.Mutex  // guards what follows and the endpoints' failed
+	endpoints []*endpoint // the own node's first
+	closed    bool
 }
 
 func newPool(cfg Config, log *zap.Logger) *pool {
@@ -52,8 +51,39 @@ func (p *pool) close() {
 	p.mu.Unlock()
 	p.cancel()
 	p.running.Wait()
-	for _, e := range p.endpoints {
+	for _, e := range p.order() {
 		e.close()
+	}
+}
+
+// setEndpoints replaces the endpoints; those that stay keep their connections.
+func (p *pool) setEndpoints(addresses []string) {
+	p.mu.Lock()
+	gone := p.endpoints
+	if p.closed {
+		gone, addresses = nil, nil // close ends all there are
+	}
+	var next []*endpoint
+	for _, address := range addresses {
+		i := slices.IndexFunc(gone, func(e *endpoint) bool { return e.address == address })
+		if i < 0 {
+			next = append(next, &endpoint{address: address})
+			continue
+		}
+		next = append(next, gone[i])
+		gone = slices.Delete(slices.Clone(gone), i, i+1)
+	}
+	if len(next) > 0 {
+		p.endpoints = next
+		for _, e := range gone {
+			e.failed = time.Now() // who still watches through it looks elsewhere
+		}
+	}
+	p.mu.Unlock()
+	if len(next) > 0 {
+		for _, e := range gone {
+			e.close()
+		}
 	}
 }
 
@@ -122,7 +152,7 @@ func (p *pool) note(e *endpoint, err error) {
 // that came back is used again and one that froze is left.
 func (p *pool) probe(ctx context.Context, key string) {
 	var all sync.WaitGroup
-	for _, e := range p.endpoints {
+	for _, e := range p.order() {
 		all.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, p.cfg.CallTimeout)
 			defer cancel()
@@ -228,12 +258,15 @@ func passing(err error) bool {
 		errors.Is(err, rpctypes.ErrTooManyRequests) {
 		return true
 	}
-	code := codes.Unknown
+	code, text := codes.Unknown, ""
 	var known rpctypes.EtcdError
 	if errors.As(err, &known) {
-		code = known.Code()
+		code, text = known.Code(), known.Error()
 	} else if s, ok := status.FromError(err); ok {
-		code = s.Code()
+		code, text = s.Code(), s.Message()
+	}
+	if text == rpctypes.ErrorDesc(rpctypes.ErrGRPCNotSupportedForLearner) {
+		return true // a voter will say
 	}
 	switch code {
 	case codes.Unavailable, codes.DeadlineExceeded, codes.Canceled, codes.Internal, codes.Unknown, codes.Aborted:

@@ -14,9 +14,11 @@ import (
 // every change of it is one compare-and-swap and nobody can see half of one.
 // Only the member that holds the leader key may change it.
 type State struct {
-	// Format is the version of this record. Fields of a newer one that this
-	// build does not know are kept by Update, never dropped.
+	// Format and Minor are the version of this record. A build neither acts on
+	// nor changes a record of a higher Format (ErrNewerFormat). What a higher
+	// Minor has added it does not know, and Update keeps.
 	Format  int    `json:"format"`
+	Minor   int    `json:"minor,omitempty"`
 	Cluster string `json:"cluster"`
 	// Epoch is the highest epoch ever issued (I5). It may be above
 	// Primary.Epoch: then an operation was claimed and has not (or not yet)
@@ -37,6 +39,46 @@ type State struct {
 	Degraded  *Degraded  `json:"degraded,omitempty"`
 	Operation *Operation `json:"operation,omitempty"` // nil when none is in flight
 	Paused    *Pause     `json:"paused,omitempty"`
+	// Members are who belongs to the cluster. Nil before a leader has written
+	// them down for the first time: then everybody does who has registered.
+	Members map[topology.NodeName]Seat `json:"members,omitempty"`
+	// Removed are those who were members, with when they were removed. One that
+	// died as a member, and might acknowledge a former primary still, is in
+	// Sources all the same.
+	Removed map[topology.NodeName]time.Time `json:"removed,omitempty"`
+}
+
+// Belongs tells whether node is a member.
+func (s State) Belongs(node topology.NodeName) bool {
+	_, listed := s.Members[node]
+	return listed || s.Members == nil
+}
+
+// WasRemoved tells whether node was a member and is none any more.
+func (s State) WasRemoved(node topology.NodeName) bool {
+	_, removed := s.Removed[node]
+	return removed && !s.Belongs(node)
+}
+
+// Leaving tells whether node is a member that is being removed.
+func (s State) Leaving(node topology.NodeName) bool { return s.Members[node].Leaving != nil }
+
+// StopLeaving takes back every removal that has not come to its end.
+func (s State) StopLeaving() {
+	for name, seat := range s.Members {
+		seat.Leaving = nil
+		s.Members[name] = seat
+	}
+}
+
+// Seat is a member's place in the cluster.
+type Seat struct {
+	// Voter: it runs one of the members of the embedded etcd.
+	Voter bool      `json:"voter"`
+	Since time.Time `json:"since"`
+	// Leaving is when its removal was asked for. It counts as a member until it
+	// has stopped acknowledging, and is not told to acknowledge again.
+	Leaving *time.Time `json:"leaving,omitempty"`
 }
 
 // Phase says how far the recorded primary has come in its epoch.
@@ -162,6 +204,8 @@ type Leadership struct {
 	// Revision is the modification revision of the leader key: it changes
 	// with every new holder and fences the former one's writes.
 	Revision int64 `json:"revision"`
+	// Offered: it was handed over to Holder, who has not taken it yet.
+	Offered bool `json:"offered,omitempty"`
 	// Mine tells whether this member holds it by its own, unexpired account.
 	Mine bool `json:"mine"`
 }

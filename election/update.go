@@ -18,10 +18,18 @@ const settlePause = 50 * time.Millisecond
 // first answer it is an empty record of revision 0 with a zero ReadAt.
 func (c *Client) Snapshot() Snapshot { return c.view.snapshotNow() }
 
-// Read asks etcd for the record. It fails with ErrUnreachable.
+// Unreadable says why the record, as it was last seen in etcd, is not known
+// here; nil if it is.
+func (c *Client) Unreadable() error { return c.view.unreadable() }
+
+// Read asks etcd for the record. It fails with ErrUnreachable, ErrNewerFormat,
+// or the reason why the record cannot be read.
 func (c *Client) Read(ctx context.Context) (Snapshot, error) {
 	if _, _, err := c.load(ctx); err != nil {
 		return Snapshot{}, err
+	}
+	if err := c.view.unreadable(); err != nil {
+		return Snapshot{}, fmt.Errorf("read cluster: %w", err)
 	}
 	return c.view.snapshotNow(), nil
 }
@@ -30,8 +38,8 @@ func (c *Client) Read(ctx context.Context) (Snapshot, error) {
 // the record still has base's revision and the leader key the one under which
 // this member leads. change gets a copy of base's state to alter.
 //
-// Errors: ErrInvalidChange and whatever change returned (nothing was sent),
-// ErrNotLeader, ErrConflict and ErrUnreachable (nothing changed),
+// Errors: ErrInvalidChange, ErrNewerFormat and whatever change returned (nothing
+// was sent), ErrNotLeader, ErrConflict and ErrUnreachable (nothing changed),
 // ErrOutcomeUnknown (it may have been changed, or still be). The outcome of a
 // change whose answer was lost is settled by sending the very same
 // compare-and-swap again and looking for its request id, until ctx or
@@ -55,17 +63,27 @@ func (c *Client) Update(ctx context.Context, base Snapshot, change func(*State) 
 			return Snapshot{}, fmt.Errorf("update cluster record: %w", err)
 		}
 	}
+	if err := c.view.unreadable(); err != nil {
+		return Snapshot{}, fmt.Errorf("update cluster record: %w", err)
+	}
 	lead := c.Leadership()
 	if !lead.Mine {
 		return Snapshot{}, fmt.Errorf("update cluster record: %w (leader: %q)", ErrNotLeader, lead.Holder)
 	}
 	w := write{base: base.Revision, lead: lead.Revision, id: newRequestID(c.cfg.Self), value: value}
+	for _, name := range changedMembers(base.State, next) {
+		// Where it can be reached it says itself, after it was added.
+		w.forget = append(w.forget, c.keys.member(name))
+	}
 	revision, err := c.commit(ctx, w)
 	if err != nil {
 		return Snapshot{}, fmt.Errorf("update cluster record: %w", err)
 	}
 	snapshot := Snapshot{State: next, Revision: revision, ReadAt: time.Now(), raw: value}
 	c.view.put(revision, c.keys.state, &mvccpb.KeyValue{Value: value, ModRevision: revision}, snapshot.ReadAt)
+	for _, key := range w.forget {
+		c.view.put(revision, key, nil, snapshot.ReadAt)
+	}
 	c.notify()
 	return snapshot, nil
 }
@@ -84,7 +102,7 @@ func (c *Client) propose(base Snapshot, change func(*State) error) (State, []byt
 	if err := change(&next); err != nil {
 		return State{}, nil, fmt.Errorf("change cluster record: %w", err)
 	}
-	next.Format = max(next.Format, Format)
+	next.Format, next.Minor = max(next.Format, Format), max(next.Minor, Minor)
 	if err := checkChange(c.cfg.Cluster, base.State, next); err != nil {
 		return State{}, nil, err
 	}
@@ -98,6 +116,7 @@ type write struct {
 	base, lead int64
 	id         string
 	value      []byte
+	forget     []string // keys that go with it
 }
 
 // commit sends w until its outcome is known, and returns the revision it made.
@@ -105,15 +124,16 @@ func (c *Client) commit(ctx context.Context, w write) (int64, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.SettleTimeout)
 	defer cancel()
 	var unsettled error
+	then := []clientv3.Op{clientv3.OpPut(c.keys.state, string(w.value)), clientv3.OpPut(c.keys.request, w.id)}
+	for _, key := range w.forget {
+		then = append(then, clientv3.OpDelete(key))
+	}
 	for {
 		answer, err := call(ctx, c.pool, func(ctx context.Context, client *connection) (*clientv3.TxnResponse, error) {
 			return client.Txn(ctx).If(
 				clientv3.Compare(clientv3.ModRevision(c.keys.state), "=", w.base),
 				clientv3.Compare(clientv3.ModRevision(c.keys.leader), "=", w.lead),
-			).Then(
-				clientv3.OpPut(c.keys.state, string(w.value)),
-				clientv3.OpPut(c.keys.request, w.id),
-			).Else(
+			).Then(then...).Else(
 				clientv3.OpGet(c.keys.request),
 				clientv3.OpGet(c.keys.state),
 				clientv3.OpGet(c.keys.leader),

@@ -48,6 +48,7 @@ type view struct {
 	mu      sync.Mutex
 	loaded  bool // everything was read at least once
 	state   slot[Snapshot]
+	faulty  slot[error] // why the record as it is now cannot be read; nil if it can
 	leader  slot[leaderKey]
 	members map[topology.NodeName]*slot[*topology.Member] // nil member: deleted
 }
@@ -61,6 +62,7 @@ func newView(k keys, log *zap.Logger) *view {
 // forget empties the view; the caller holds mu or owns v.
 func (v *view) forget() {
 	v.state = slot[Snapshot]{value: v.keys.emptySnapshot(time.Time{})}
+	v.faulty = slot[error]{}
 	v.leader = slot[leaderKey]{}
 	v.members = make(map[topology.NodeName]*slot[*topology.Member])
 }
@@ -73,7 +75,7 @@ func (v *view) newest() int64 {
 }
 
 func (v *view) newestLocked() int64 {
-	newest := max(v.state.at, v.leader.at)
+	newest := max(v.state.at, v.faulty.at, v.leader.at)
 	for _, m := range v.members {
 		newest = max(newest, m.at)
 	}
@@ -123,8 +125,13 @@ func (v *view) putLocked(at int64, key string, kv *mvccpb.KeyValue, now time.Tim
 	switch {
 	case key == v.keys.state:
 		var snapshot Snapshot
-		if snapshot, err = v.keys.snapshot(kv, now); err == nil {
+		snapshot, err = v.keys.snapshot(kv, now)
+		if err == nil {
 			v.state.set(at, snapshot)
+		}
+		before := v.faulty.value
+		if v.faulty.set(at, err); err != nil && before != nil && err.Error() == before.Error() {
+			return // it was said before
 		}
 	case key == v.keys.leader:
 		var leader leaderKey
@@ -174,13 +181,20 @@ func (v *view) member(name topology.NodeName) *topology.Member {
 	return nil
 }
 
-// membersNow returns the members ordered by name.
+// unreadable says why the record, as it is in etcd now, is not known here.
+func (v *view) unreadable() error {
+	v.mu.Lock()
+	defer v.mu.Unlock()
+	return v.faulty.value
+}
+
+// membersNow returns those of the members that have registered, by name.
 func (v *view) membersNow() []topology.Member {
 	v.mu.Lock()
 	defer v.mu.Unlock()
 	var members []topology.Member
-	for _, s := range v.members {
-		if s.value != nil {
+	for name, s := range v.members {
+		if s.value != nil && v.state.value.State.Belongs(name) {
 			members = append(members, *s.value)
 		}
 	}

@@ -40,6 +40,7 @@ type ControllerConfig struct {
 	Registry  Registry
 	Leader    Leader
 	Placement Placement // nil with an external etcd
+	Voters    Voters    // likewise
 	Nodes     Nodes
 	Watcher   *Watcher
 	Verifier  Verifier
@@ -55,6 +56,7 @@ type Controller struct {
 	busy     atomic.Bool
 	register *registrar
 	rejoin   *rejoiner
+	members  *membership
 
 	orders  sync.WaitGroup // orders of operations that have ended
 	tidying *tidyPass      // the last one; owned by Run
@@ -91,7 +93,7 @@ func NewController(cfg ControllerConfig, log *zap.Logger) *Controller {
 	log = log.Named("failover")
 	return &Controller{
 		cfg: cfg, log: log, requests: make(chan switchoverRequest),
-		register: newRegistrar(cfg, log), rejoin: newRejoiner(cfg, log),
+		register: newRegistrar(cfg, log), rejoin: newRejoiner(cfg, log), members: newMembership(cfg, log),
 	}
 }
 
@@ -202,6 +204,7 @@ func (c *Controller) beginTidying(ctx context.Context, v View) {
 		defer cancel()
 		c.register.tidy(tctx, v)
 		c.rejoin.tidy(tctx, v)
+		c.members.tidy(tctx, c.cfg.Watcher.View())
 		if place {
 			c.place(tctx, v)
 		}

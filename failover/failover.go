@@ -119,6 +119,8 @@ func (o *operation) claim(ctx context.Context) (claimed, error) {
 			Kind: o.plan.Kind, Epoch: s.Epoch, Leader: o.self, Step: step,
 			From: o.plan.From, To: o.plan.To, Cause: o.plan.Cause, StartedAt: o.startedAt,
 		}
+		// Whoever is needed to acknowledge may be told to, from here on.
+		s.StopLeaving()
 		// They are about to be ordered to the candidate, which may become the
 		// primary without another order having reached them (I3).
 		if s.Sources == nil {

@@ -329,7 +329,7 @@ func (c *cluster) describe() string {
 // settled tells whether a primary serves and nothing is in flight.
 func (c *cluster) settled() bool {
 	s := c.state()
-	return s.Primary != nil && s.Operation == nil && s.Primary.Phase == election.Open && s.Epoch == s.Primary.Epoch &&
+	return s.Primary != nil && s.Operation == nil && s.Members != nil && s.Primary.Phase == election.Open && s.Epoch == s.Primary.Epoch &&
 		slices.Equal(c.writable(), []topology.NodeName{s.Primary.Node})
 }
 

@@ -125,7 +125,10 @@ func (r *fakeRegistry) Leadership() election.Leadership {
 	return l
 }
 
-func (r *fakeRegistry) Members() []topology.Member { return slices.Clone(r.members) }
+func (r *fakeRegistry) Members() []topology.Member {
+	s := r.Snapshot().State
+	return slices.DeleteFunc(slices.Clone(r.members), func(m topology.Member) bool { return !s.Belongs(m.Name) })
+}
 
 func (r *fakeRegistry) SaveReport(ctx context.Context, epoch topology.Epoch, report []byte) error {
 	if err := r.on(ctx, "report", false); err != nil {
@@ -165,6 +168,12 @@ func (r *fakeRegistry) TakeOver(context.Context, topology.NodeName) error {
 	return election.ErrConflict
 }
 
-func (r *fakeRegistry) Transfer(context.Context, topology.NodeName) error {
-	return election.ErrConflict
+func (r *fakeRegistry) Transfer(_ context.Context, to topology.NodeName) error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.leader.Holder != r.self || r.down || r.cut {
+		return election.ErrConflict
+	}
+	r.leader = election.Leadership{Holder: to, Revision: r.leader.Revision + 1}
+	return nil
 }

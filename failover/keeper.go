@@ -51,6 +51,9 @@ type KeeperConfig struct {
 	Member topology.Member
 	// PromiseFile holds the highest epoch seen and the boot certificate.
 	PromiseFile string
+	// Etcd tells how this node's own member of the embedded etcd is, and must
+	// not wait; nil where there is none.
+	Etcd func() EtcdStanding
 	// TendEvery is how often the keeper looks after its instance by itself;
 	// default 500 ms. More often costs a probe each time.
 	TendEvery time.Duration
@@ -152,6 +155,9 @@ func (k *Keeper) Status(ctx context.Context) (NodeStatus, error) {
 	}
 	st.Errant = k.errant
 	k.mu.Unlock()
+	if k.cfg.Etcd != nil {
+		st.Etcd = k.cfg.Etcd()
+	}
 	if k.inst == nil {
 		return st, nil
 	}

@@ -90,11 +90,11 @@ func (k *Keeper) alone(ctx context.Context, received gtid.Set, req FollowRequest
 }
 
 // registered makes sure that this node is in the acker register before it may
-// acknowledge anything (I3).
+// acknowledge anything (I3), and is not about to leave it.
 func (k *Keeper) registered(ctx context.Context, epoch topology.Epoch) error {
 	name := k.cfg.Member.Name
 	s := k.reg.Snapshot()
-	if !s.State.Register.Has(name) {
+	if !s.State.Register.Has(name) || s.State.Leaving(name) {
 		var err error
 		if s, err = k.reg.Read(ctx); err != nil {
 			return fmt.Errorf("read the register before acknowledging: %w", err)
@@ -103,7 +103,7 @@ func (k *Keeper) registered(ctx context.Context, epoch topology.Epoch) error {
 		if s.State.Epoch > epoch {
 			return &StaleEpochError{Node: name, Asked: epoch, Promised: s.State.Epoch}
 		}
-		if !s.State.Register.Has(name) {
+		if !s.State.Register.Has(name) || s.State.Leaving(name) {
 			return fmt.Errorf("%s is not a registered acker: %w", name, ErrNotRecorded)
 		}
 	}

@@ -73,6 +73,9 @@ type NodeStatus struct {
 	// and is left closed for it.
 	Errant *gtid.Set    `json:"errant,omitempty"`
 	Route  router.Route `json:"route"` // the route this member obeys now
+	// Etcd is how the member of the embedded etcd is that it runs; empty if it
+	// runs none.
+	Etcd EtcdStanding `json:"etcd,omitempty"`
 }
 
 // FreezeRequest orders a replica's receiver to stop.

@@ -338,7 +338,7 @@ func (r *rejoiner) readmit(ctx context.Context, v View, n, primary NodeStatus) e
 	if st.Instance == nil || st.Instance.SemiSync.ReplicaEnabled || st.Instance.SemiSync.ReplicaActive {
 		return fmt.Errorf("%s still acknowledges after it was told not to", name)
 	}
-	_, err = r.recordFrom(ctx, base, v.State.Epoch, func(s *election.State) {
+	_, err = r.recordFrom(ctx, base, v.State.Epoch, name, func(s *election.State) {
 		letIn(name)(s)
 		delete(s.Sources, name)
 		delete(s.Register.Accounts, name)

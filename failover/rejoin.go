@@ -122,7 +122,7 @@ func (r *rejoiner) tidy(ctx context.Context, v View) {
 		if name == p.Node || n.Instance == nil || time.Now().Before(r.notBefore[name]) {
 			continue
 		}
-		if n.Rebuild.Underway() {
+		if s := r.cfg.Registry.Snapshot().State; n.Rebuild.Underway() || !s.Belongs(name) || s.Leaving(name) {
 			continue
 		}
 		what, errant := decideRemedy(v.State, n, primary, r.cfg.Policy.Rebuild)
@@ -152,7 +152,7 @@ func (r *rejoiner) apply(ctx context.Context, v View, n, primary NodeStatus, wha
 	case remedyAdmit:
 		return r.admit(ctx, v, n, primary)
 	case remedyConfirm:
-		_, err := r.record(ctx, v, func(s *election.State) { s.Sources[name] = s.Primary.Node })
+		_, err := r.record(ctx, v, name, func(s *election.State) { s.Sources[name] = s.Primary.Node })
 		return err
 	case remedyReadmit:
 		return r.readmit(ctx, v, n, primary)
@@ -185,7 +185,7 @@ func (r *rejoiner) follow(ctx context.Context, s election.State, n, primary Node
 // it is in the register before its first acknowledgement can count (I3).
 func (r *rejoiner) admit(ctx context.Context, v View, n, primary NodeStatus) error {
 	name := n.Member.Name
-	snap, err := r.record(ctx, v, func(s *election.State) {
+	snap, err := r.record(ctx, v, name, func(s *election.State) {
 		if !s.Register.Has(name) {
 			s.Register.Ackers = append(s.Register.Ackers, name)
 		}
@@ -200,16 +200,20 @@ func (r *rejoiner) admit(ctx context.Context, v View, n, primary NodeStatus) err
 }
 
 // record changes what v saw, if it is still so. change gets Sources to alter.
-func (r *rejoiner) record(ctx context.Context, v View, change func(*election.State)) (election.Snapshot, error) {
+// Nobody is admitted who was removed since, or is about to be.
+func (r *rejoiner) record(ctx context.Context, v View, name topology.NodeName, change func(*election.State)) (election.Snapshot, error) {
 	// v's own is old once this pass has changed it.
-	return r.recordFrom(ctx, r.cfg.Registry.Snapshot(), v.State.Epoch, change)
+	return r.recordFrom(ctx, r.cfg.Registry.Snapshot(), v.State.Epoch, name, change)
 }
 
-func (r *rejoiner) recordFrom(ctx context.Context, snap election.Snapshot, epoch topology.Epoch, change func(*election.State)) (election.Snapshot, error) {
+func (r *rejoiner) recordFrom(ctx context.Context, snap election.Snapshot, epoch topology.Epoch, name topology.NodeName, change func(*election.State)) (election.Snapshot, error) {
 	uctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	if snap.State.Epoch != epoch || snap.State.Operation != nil {
 		return snap, fmt.Errorf("record of epoch %d: %w", epoch, election.ErrConflict)
+	}
+	if !snap.State.Belongs(name) || snap.State.Leaving(name) {
+		return snap, fmt.Errorf("%s: %w", name, election.ErrNotMember)
 	}
 	return r.cfg.Registry.Update(uctx, snap, func(s *election.State) error {
 		if s.Sources == nil {
@@ -275,7 +279,7 @@ func (r *rejoiner) completeReport(ctx context.Context, epoch topology.Epoch, n N
 		if !complete(&rep, n, errant) {
 			break
 		}
-		if raw, err = json.Marshal(rep); err == nil {
+		if raw, err = withRPO(raw, rep.RPO); err == nil {
 			err = r.cfg.Registry.SaveReport(rctx, rep.Epoch, raw)
 		}
 		if err != nil {
@@ -285,6 +289,23 @@ func (r *rejoiner) completeReport(ctx context.Context, epoch topology.Epoch, n N
 		break // only its newest loss of the role
 	}
 	r.compared[n.Member.Name] = now
+}
+
+// withRPO replaces the RPO of an entry. Whoever wrote the entry may be newer, and
+// all else stays as it wrote it.
+func withRPO(entry []byte, rpo RPO) ([]byte, error) {
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(entry, &fields); err != nil {
+		return nil, err
+	}
+	own, err := json.Marshal(rpo)
+	if err != nil {
+		return nil, err
+	}
+	if fields["rpo"], err = election.KeepUnknown[RPO](own, fields["rpo"]); err != nil {
+		return nil, err
+	}
+	return json.Marshal(fields)
 }
 
 // complete fills in what is known now; false if that adds nothing.

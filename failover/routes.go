@@ -34,12 +34,16 @@ func (r RouteKeeper) Run(ctx context.Context) error {
 	for {
 		snap := r.Registry.Snapshot()
 		if snap.Revision > 0 {
-			route := decideRoute(snap.State)
+			route := r.route(snap.State)
 			if _, err := r.Table.Apply(route); err != nil && !errors.Is(err, router.ErrStaleRoute) {
 				r.Log.Error("route of the record cannot be obeyed", zap.Error(err))
 			}
 		}
-		r.Table.SetReplicas(readableReplicas(r.Watcher.View(), r.MaxLag))
+		replicas := []router.Backend{}
+		if !snap.State.WasRemoved(r.Watcher.self) {
+			replicas = readableReplicas(r.Watcher.View(), r.MaxLag)
+		}
+		r.Table.SetReplicas(replicas)
 		select {
 		case <-ctx.Done():
 			return nil
@@ -47,6 +51,16 @@ func (r RouteKeeper) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// route is what the record asks of this member. One that was removed closes its
+// routes for good: no route of an operation reaches it any more.
+func (r RouteKeeper) route(s election.State) router.Route {
+	if !s.WasRemoved(r.Watcher.self) {
+		return decideRoute(s)
+	}
+	// A table obeys a higher epoch only; it is told of no other one again.
+	return router.Route{Epoch: s.Epoch + 1, Phase: router.Closed, Reason: "this node was removed from the cluster"}
 }
 
 // readableReplicas are those that may serve reads: following the recorded

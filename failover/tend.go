@@ -80,6 +80,8 @@ func (k *Keeper) tend(ctx context.Context) {
 		k.isolate(ctx, snap.State)
 	case tendObey:
 		k.obeyByItself(ctx, snap.State, st)
+	case tendLeave:
+		k.leave(ctx)
 	case tendCertify:
 		if err := k.certify(pctx, st, snap.State); err != nil {
 			k.log.Debug("not certified yet", zap.Error(err))
@@ -98,6 +100,7 @@ const (
 	tendIsolate
 	tendObey
 	tendCertify
+	tendLeave
 )
 
 // decideTending says what the keeper owes its instance now. An open instance
@@ -113,6 +116,12 @@ func decideTending(self topology.NodeName, state election.State, st dbrepl.Statu
 		// wait for nobody, belongs to a past epoch.
 		if !st.SuperReadOnly || st.SemiSync.WaitSessions > 0 {
 			return tendIsolate
+		}
+		if state.WasRemoved(self) {
+			if st.Source != nil && st.Source.ReceiverState != "OFF" {
+				return tendLeave
+			}
+			return tendNothing
 		}
 		// What it acknowledged in a later epoch than the record as seen here
 		// knows of, that record's primary may lack.

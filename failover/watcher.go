@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"maps"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -64,7 +65,9 @@ func (w *Watcher) Run(ctx context.Context) error {
 	go w.watchEtcd(ctx)
 	for round := 0; ; round++ {
 		w.turn()
-		for _, m := range w.reg.Members() {
+		members := w.reg.Members()
+		w.forget(members)
+		for _, m := range members {
 			if m.Name == w.self || w.reg.Leadership().Mine || round%idlePolls == 0 {
 				w.poll(ctx, m.Name)
 			}
@@ -84,6 +87,17 @@ func (w *Watcher) turn() {
 	if !w.polling[w.self] {
 		w.settled = w.turned
 	}
+}
+
+// forget drops what was known of those that are no members any more.
+func (w *Watcher) forget(members []topology.Member) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	gone := func(name topology.NodeName) bool {
+		return !slices.ContainsFunc(members, func(m topology.Member) bool { return m.Name == name })
+	}
+	maps.DeleteFunc(w.status, func(name topology.NodeName, _ NodeStatus) bool { return gone(name) })
+	maps.DeleteFunc(w.silent, func(name topology.NodeName, _ string) bool { return gone(name) })
 }
 
 // Stalled says why this agent does not work, or nothing if it does: the watcher

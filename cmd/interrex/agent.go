@@ -74,6 +74,7 @@ type agent struct {
 	tls      *api.TLS
 	listener net.Listener
 	subjects *subjects
+	members  *members
 	stop     context.CancelFunc // ends run
 	closers  []func() error
 }
@@ -101,6 +102,7 @@ func runAgent(ctx context.Context, cfg config.Config) error {
 func newAgent(ctx context.Context, cfg config.Config, log *zap.Logger) (_ *agent, err error) {
 	a := &agent{cfg: cfg, self: cfg.Self(), log: log, table: router.NewTable()}
 	a.self.Version = version
+	a.members = &members{a: a}
 	defer func() {
 		if err != nil {
 			a.close()
@@ -192,7 +194,7 @@ func (a *agent) buildKeeper(context.Context) error {
 		rebuild = rebuilder{cfg: *a.cfg.MySQL, replUser: a.cfg.MySQL.ReplicationAccount(a.cfg.Node.Name), dataDir: a.cfg.Node.DataDir, secrets: a.secrets, inst: a.instance}
 	}
 	keeper, err := failover.NewKeeper(failover.KeeperConfig{
-		Member: a.self, PromiseFile: filepath.Join(a.cfg.Node.DataDir, "promises.json"),
+		Member: a.self, PromiseFile: filepath.Join(a.cfg.Node.DataDir, "promises.json"), Etcd: a.members.etcdStanding,
 	}, inst, rebuild, a.registry, a.table, a.log)
 	if err != nil {
 		return err
@@ -206,14 +208,18 @@ func (a *agent) buildKeeper(context.Context) error {
 // lookup finds a member as registered, or as configured while etcd has not
 // told yet.
 func (a *agent) lookup(name topology.NodeName) (topology.Member, bool) {
-	for _, list := range [][]topology.Member{a.registry.Members(), a.cfg.Members()} {
-		for _, m := range list {
-			if m.Name == name {
-				return m, true
-			}
+	for _, m := range a.knownMembers() {
+		if m.Name == name {
+			return m, true
 		}
 	}
 	return topology.Member{}, false
+}
+
+// knownMembers are the members as registered, and then as configured: one that
+// has not registered may be meant.
+func (a *agent) knownMembers() []topology.Member {
+	return append(a.registry.Members(), a.cfg.Members()...)
 }
 
 func (a *agent) buildRoutes(ctx context.Context) error {
@@ -249,15 +255,16 @@ func (a *agent) buildController(context.Context) error {
 	if err != nil {
 		return err
 	}
-	var placement failover.Placement
+	var (
+		placement failover.Placement
+		voters    failover.Voters
+	)
 	if a.cfg.Etcd.Mode == config.Embedded {
-		if placement, err = newEtcdPlacement(a.cfg); err != nil {
-			return err
-		}
+		placement, voters = etcdMembers{a}, etcdMembers{a}
 	}
 	a.control = failover.NewController(failover.ControllerConfig{
 		Self: a.self.Name, Policy: policyOf(a.cfg), Limits: limitsOf(a.cfg), Registry: a.registry, Leader: a.registry,
-		Placement: placement, Nodes: a.peers, Watcher: a.watcher, Verifier: verifier, Table: a.table,
+		Placement: placement, Voters: voters, Nodes: a.peers, Watcher: a.watcher, Verifier: verifier, Table: a.table,
 	}, a.log)
 	a.registry.SetCandidacy(func() (bool, time.Duration) {
 		// Any member may lead; one whose node holds the primary hangs back.
@@ -344,6 +351,8 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.prepare(ctx) })
 	g.Go(func() error { return a.detector.Run(ctx) })
 	g.Go(func() error { return a.subjects.run(ctx) })
+	g.Go(func() error { return a.members.run(ctx) })
+	g.Go(func() error { return a.members.watchEtcd(ctx) })
 	g.Go(func() error { return a.keeper.Run(ctx, a.peers) })
 	g.Go(func() error { return a.watcher.Run(ctx) })
 	g.Go(func() error {
@@ -411,12 +420,18 @@ func (a *agent) merge(ctx context.Context, g *errgroup.Group) (<-chan struct{}, 
 func (a *agent) register(ctx context.Context) error {
 	tick := time.NewTicker(500 * time.Millisecond)
 	defer tick.Stop()
+	told := ""
 	for {
 		err := a.registry.Register(ctx, a.self)
 		if err == nil {
 			return nil
 		}
-		a.log.Debug("not registered yet", zap.Error(err))
+		if errors.Is(err, election.ErrUnreachable) {
+			a.log.Debug("not registered yet", zap.Error(err))
+		} else if told != err.Error() {
+			told = err.Error()
+			a.log.Error("this agent takes no part in the cluster", zap.Error(err))
+		}
 		select {
 		case <-ctx.Done():
 			return nil

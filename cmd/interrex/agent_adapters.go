@@ -16,10 +16,8 @@ import (
 	"interrex/dbrepl"
 	"interrex/detector"
 	"interrex/election"
-	"interrex/election/embedded"
 	"interrex/failover"
 	"interrex/failover/api"
-	"interrex/internal/config"
 	"interrex/internal/topology"
 )
 
@@ -166,7 +164,10 @@ func (s *subjects) set(members []topology.Member) error {
 }
 
 func (s *subjects) adminAddress(name topology.NodeName) string {
-	for _, m := range s.a.cfg.Cluster.Members {
+	if m, ok := s.a.lookup(name); ok && m.MySQLAdmin != "" {
+		return m.MySQLAdmin
+	}
+	for _, m := range s.a.cfg.Cluster.Members { // what an older agent has not told
 		if m.Name == string(name) {
 			return m.MySQLAdmin
 		}
@@ -203,43 +204,6 @@ func (a *agent) findProcess() (int, error) {
 	return a.instance.PID(ctx)
 }
 
-// etcdPlacement moves the leader of the embedded etcd.
-type etcdPlacement struct {
-	cfg       config.Config
-	endpoints []string
-}
-
-func newEtcdPlacement(cfg config.Config) (failover.Placement, error) {
-	return etcdPlacement{cfg: cfg, endpoints: etcdEndpoints(cfg)}, nil
-}
-
-// MoveAway implements failover.Placement.
-func (p etcdPlacement) MoveAway(ctx context.Context, node topology.NodeName) error {
-	if len(p.endpoints) < 2 {
-		return nil
-	}
-	secure, err := etcdTLS(p.cfg)
-	if err != nil {
-		return err
-	}
-	return embedded.MoveLeaderAway(ctx, p.endpoints, secure, string(node))
-}
-
-// runEtcd keeps the embedded etcd member running; with an external etcd, or on
-// a member that is no voter, there is nothing to run.
-func (a *agent) runEtcd(ctx context.Context) error {
-	own := a.cfg.OwnMember()
-	if a.cfg.Etcd.Mode != config.Embedded || !own.Voter {
-		<-ctx.Done()
-		return nil
-	}
-	c, err := embeddedConfig(a.cfg)
-	if err != nil {
-		return err
-	}
-	return embedded.Supervise(ctx, c, a.log)
-}
-
 // backend is what the API shows of the agent.
 type backend struct {
 	*agent
@@ -260,6 +224,9 @@ func (b *backend) Health() api.Health {
 	var h api.Health
 	if why := b.watcher.Stalled(stallLimit); why != "" {
 		h.Faults = append(h.Faults, "the agent hangs: "+why)
+	}
+	if err := b.registry.Unreadable(); errors.Is(err, election.ErrNewerFormat) {
+		h.Faults = append(h.Faults, err.Error())
 	}
 	return h
 }
@@ -328,6 +295,16 @@ func (b *backend) Pause(ctx context.Context, reason string) error {
 }
 
 func (b *backend) Resume(ctx context.Context) error { return notLeader(b.control.Resume(ctx)) }
+
+func (b *backend) AddMember(ctx context.Context, name topology.NodeName, voter bool) (failover.MemberChange, error) {
+	change, err := b.control.AddMember(ctx, name, voter)
+	return change, notLeader(err)
+}
+
+func (b *backend) RemoveMember(ctx context.Context, name topology.NodeName) (failover.MemberChange, error) {
+	change, err := b.control.RemoveMember(ctx, name)
+	return change, notLeader(err)
+}
 
 // notLeader makes the store's refusal the operation's, so that the API
 // forwards the call.

@@ -224,14 +224,14 @@ func mysqlTLS(t config.MySQLTLS) *tls.Config {
 // routeTLS is mysqlTLS for what is reached by way of a route: the address
 // dialled is the route's own, and the certificate must name one of the servers
 // that it may lead to.
-func routeTLS(t config.MySQLTLS, members []topology.Member) *tls.Config {
+func routeTLS(t config.MySQLTLS, members func() []topology.Member) *tls.Config {
 	c := mysqlTLS(t)
 	if t.Mode != config.TLSVerifyIdentity {
 		return c
 	}
 	verifyChain(c, func(cert *x509.Certificate) error {
 		var refused []error
-		for _, m := range members {
+		for _, m := range members() {
 			host, _, err := net.SplitHostPort(m.MySQL)
 			if err == nil {
 				err = cert.VerifyHostname(host)

@@ -49,7 +49,7 @@ func TestRouteTLS(t *testing.T) {
 				defer far.Close()
 				answered <- tls.Server(far, &tls.Config{Certificates: []tls.Certificate{server}, MinVersion: tls.VersionTLS12}).HandshakeContext(t.Context())
 			}()
-			cfg := routeTLS(config.MySQLTLS{Mode: c.mode, CAFile: c.ca}, c.members)
+			cfg := routeTLS(config.MySQLTLS{Mode: c.mode, CAFile: c.ca}, func() []topology.Member { return c.members })
 			if cfg.ServerName == "" {
 				cfg.ServerName = "127.0.0.1" // as the driver sets it, from the address dialled
 			}
@@ -62,7 +62,7 @@ func TestRouteTLS(t *testing.T) {
 			require.ErrorContains(t, err, c.refused)
 		})
 	}
-	require.Nil(t, routeTLS(config.MySQLTLS{Mode: config.TLSDisabled}, members))
+	require.Nil(t, routeTLS(config.MySQLTLS{Mode: config.TLSDisabled}, func() []topology.Member { return members }))
 }
 
 // certificateFor makes an authority of its own, in a file, and a certificate

@@ -31,7 +31,7 @@ func newRouteVerifier(a *agent) (routeVerifier, error) {
 	c := mysql.NewConfig()
 	c.Net, c.Addr = "tcp", a.proxy.Address(proxy.ReadWrite)
 	c.User, c.Passwd = a.cfg.MySQL.User, a.secrets.mysqlPassword
-	c.TLS = routeTLS(a.cfg.MySQL.TLS, a.cfg.Members())
+	c.TLS = routeTLS(a.cfg.MySQL.TLS, a.knownMembers)
 	c.AllowNativePasswords = false
 	c.Timeout, c.ReadTimeout, c.WriteTimeout = connectPatience, connectPatience, connectPatience
 	c.Logger = &mysql.NopLogger{}

@@ -1,9 +1,14 @@
 package main
 
 import (
-	"github.com/spf13/cobra"
+	"context"
 
+	"github.com/spf13/cobra"
+	clientv3 "go.etcd.io/etcd/client/v3"
+
+	"interrex/election"
 	"interrex/election/embedded"
+	"interrex/internal/topology"
 )
 
 // newEtcdCommand is the embedded etcd member: a child process that the agent
@@ -20,7 +25,9 @@ func newEtcdCommand() *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return embedded.Main(cmd.Context(), cfg)
+			return embedded.Main(cmd.Context(), cfg, func(ctx context.Context, store clientv3.KV) (bool, error) {
+				return election.MayVote(ctx, store, cfg.Cluster, topology.NodeName(cfg.Name))
+			})
 		},
 	}
 	cmd.Flags().StringVar(&file, "config", "", "configuration written by the agent")

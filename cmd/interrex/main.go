@@ -43,6 +43,7 @@ every route to it, and report how long writes were out (RTO) and what was lost
 		newHistoryCommand(),
 		newGatesCommand(),
 		newObjectivesCommand(),
+		newMemberCommand(),
 		newPauseCommand(),
 		newResumeCommand(),
 		newMySQLCommand(),

@@ -45,6 +45,7 @@ verified, and unpacked into the user's cache, once.`,
 	command.AddCommand(
 		newSandboxFetchCommand(),
 		newSandboxUpCommand(&dir),
+		newSandboxAddCommand(&dir),
 		newSandboxDownCommand(&dir),
 		newSandboxStatusCommand(&dir),
 		newSandboxSuperviseCommand(&dir),
@@ -111,6 +112,29 @@ rw, ro, etcd client, etcd peer.`,
 	command.Flags().IntVar(&nodes, "nodes", 0, "how many servers (default 3, or as many as the folder has)")
 	command.Flags().IntVar(&basePort, "base-port", 0, "first port (default: a free range, or the one the folder has)")
 	command.Flags().StringVar(&mysqld, "mysqld", "", "MySQL server program to use")
+	return command
+}
+
+func newSandboxAddCommand(dir *string) *cobra.Command {
+	var voter bool
+	command := &cobra.Command{
+		Use:   "add",
+		Short: "Start another node, to be added to the cluster",
+		Long: `Start another node, an empty server with an agent, and print its name. It takes
+part once it is a member: interrex member add. The other nodes' configuration
+files stay as they are.`,
+		Example: `  interrex sandbox add
+  interrex member add --name db4 --address 127.0.0.1`,
+		Args: cobra.NoArgs,
+		RunE: func(command *cobra.Command, _ []string) error {
+			n, err := sandbox.Add(command.Context(), sandboxOptions(*dir, command.OutOrStdout()), voter)
+			if err == nil {
+				fmt.Fprintln(command.OutOrStdout(), n.Name)
+			}
+			return err
+		},
+	}
+	command.Flags().BoolVar(&voter, "voter", false, "with a member of the embedded etcd")
 	return command
 }
 

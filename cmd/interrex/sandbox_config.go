@@ -74,6 +74,12 @@ func sandboxSecurity(c sandbox.Cluster, n sandbox.Node) section {
 // sandboxMembers are the members as every agent is told of them.
 func sandboxMembers(c sandbox.Cluster) []section {
 	var members []section
+	founders := 0
+	for _, n := range c.Nodes {
+		if !n.Added {
+			founders++
+		}
+	}
 	for i, n := range c.Nodes {
 		members = append(members, section{
 			{Key: "name", Value: n.Name},
@@ -88,7 +94,7 @@ func sandboxMembers(c sandbox.Cluster) []section {
 			}},
 			{Key: "mysql", Value: n.Addr(n.Ports.MySQL)},
 			{Key: "mysql_admin", Value: n.Addr(n.Ports.MySQLAdmin)},
-			{Key: "voter", Value: i < sandboxVoters(len(c.Nodes))},
+			{Key: "voter", Value: n.Voter || i < sandboxVoters(founders)},
 		})
 	}
 	return members

@@ -285,6 +285,15 @@ func memberNotes(m api.Member) string {
 		}
 		notes = append(notes, note)
 	}
+	switch m.Etcd {
+	case string(failover.EtcdLearner):
+		notes = append(notes, "no vote in etcd yet")
+	case string(failover.EtcdSilent):
+		notes = append(notes, "its etcd does not answer")
+	}
+	if m.Leaving {
+		notes = append(notes, "leaving")
+	}
 	if m.Priority < 0 {
 		notes = append(notes, "never promoted")
 	}

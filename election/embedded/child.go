@@ -34,10 +34,11 @@ const (
 )
 
 // Main is the child process: it runs one etcd member until ctx ends or etcd
-// fails. It changes settings of the whole process (garbage collector, signals,
+// fails. admit is asked before the member joins a cluster that runs already. It
+// changes settings of the whole process (garbage collector, signals,
 // size of etcd's log segments), so it is for a process of its own, which should
 // exit when Main returns.
-func Main(ctx context.Context, cfg ChildConfig) error {
+func Main(ctx context.Context, cfg ChildConfig, admit Admission) error {
 	if err := cfg.Validate(); err != nil {
 		return fmt.Errorf("configure etcd: %w", err)
 	}
@@ -53,7 +54,7 @@ func Main(ctx context.Context, cfg ChildConfig) error {
 		return fmt.Errorf("configure etcd: %w", err)
 	}
 	if !cfg.founded() {
-		if err := rejoin(ctx, cfg, ec, log); err != nil {
+		if err := rejoin(ctx, cfg, admit, ec, log); err != nil {
 			return fmt.Errorf("start etcd with an empty data folder: %w", explain(err))
 		}
 	}

@@ -56,7 +56,7 @@ func (t *told) again(message string, now time.Time) bool {
 
 // actionable are messages that etcd logs as warnings only.
 func actionable(message string) bool {
-	for _, part := range []string{"ID mismatch", "rejected connection", "slow fdatasync", "NOSPACE", "alarm", "server error", "joins its cluster again", "joined its cluster again"} {
+	for _, part := range []string{"ID mismatch", "rejected connection", "slow fdatasync", "NOSPACE", "alarm", "server error", "joins its cluster", "joined its cluster"} {
 		if strings.Contains(message, part) {
 			return true
 		}

@@ -44,8 +44,9 @@ type Config struct {
 	// are others than ClientURL and the own address in Peers.
 	ListenClient string `json:"listen_client,omitempty"`
 	ListenPeer   string `json:"listen_peer,omitempty"`
-	// Peers maps the name of each founding member to the host:port where the
-	// other members reach it. All members must be given the same.
+	// Peers maps the name of each member to the host:port where the others
+	// reach it. All founders must be given the same. Later on etcd's own list
+	// counts, and a member that joins needs the address of one that answers.
 	Peers map[string]string `json:"peers"`
 	// Heartbeat and Election time etcd's raft; Election must be at least five
 	// times Heartbeat, and all members need the same. Default 50 ms and

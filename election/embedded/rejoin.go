@@ -1,6 +1,7 @@
 package embedded
 
 import (
+	"cmp"
 	"context"
 	"crypto/tls"
 	"errors"
@@ -8,6 +9,7 @@ import (
 	"net"
 	"net/http"
 	"slices"
+	"strings"
 	"time"
 
 	pb "go.etcd.io/etcd/api/v3/etcdserverpb"
@@ -27,16 +29,22 @@ const (
 	voteEvery = 500 * time.Millisecond
 )
 
-// rejoin makes a member with an empty folder part of its running cluster
-// again: ec then joins that one. Where no peer knows a running cluster it
-// changes nothing, and the member is a founder.
+// Admission asks the running cluster's store whether the member may take part.
+// It is listed if the cluster has written down who its members are, and this
+// one is to have a vote; an error refuses it, for now. Where nothing is written
+// down it is neither, and what the cluster was founded with decides.
+type Admission func(ctx context.Context, store clientv3.KV) (listed bool, err error)
+
+// rejoin makes a member with an empty folder part of its running cluster: ec
+// then joins that one. Where no peer knows a running cluster it changes nothing,
+// and the member is a founder.
 //
-// The member gets another identity. Who forgot what it voted for and what it
+// Who was a member before gets another identity. Who forgot what it voted for and what it
 // stored may not go on under the old one, or a decision could be lost. It
 // begins as a learner, without a vote, until it holds everything (keepVote).
 // Leaving and joining are the cluster's own decisions, by its quorum without
 // this member; while there is none, the error has the member try again later.
-func rejoin(ctx context.Context, cfg Config, ec *embed.Config, log *zap.Logger) error {
+func rejoin(ctx context.Context, cfg Config, admit Admission, ec *embed.Config, log *zap.Logger) error {
 	urls, token, err := ec.PeerURLsMapAndToken("etcd")
 	if err != nil {
 		return fmt.Errorf("read the list of peers: %w", err)
@@ -46,20 +54,27 @@ func rejoin(ctx context.Context, cfg Config, ec *embed.Config, log *zap.Logger) 
 		return fmt.Errorf("read the list of peers: %w", err)
 	}
 	running, err := peek(ctx, cfg, ec)
-	switch {
-	case err != nil || running == nil:
+	if err != nil || running == nil {
 		return err
-	case running.ID() != founding.ID():
-		return fmt.Errorf("join the running cluster: cluster ID mismatch: the peers have %s, the configuration makes %s", running.ID(), founding.ID())
 	}
-	log.Warn("the data folder is empty: this member joins its cluster again", zap.Stringer("cluster", running.ID()))
 	ctx, cancel := context.WithTimeout(ctx, rejoinLimit)
 	defer cancel()
-	members, err := replaceSelf(ctx, cfg, ec, running)
+	client, secure, err := reach(cfg, ec, running)
 	if err != nil {
 		return fmt.Errorf("join the running cluster: %w", err)
 	}
-	ec.InitialCluster = initialCluster(members, ec.AdvertisePeerUrls[0].Scheme)
+	defer client.Close()
+	listed, err := admit(ctx, client)
+	switch {
+	case err != nil:
+		return fmt.Errorf("join the running cluster: %w", err)
+	case !listed && running.ID() != founding.ID():
+		return fmt.Errorf("join the running cluster: cluster ID mismatch: the peers have %s, the configuration makes %s", running.ID(), founding.ID())
+	}
+	log.Warn("the data folder is empty: this member joins its cluster", zap.Stringer("cluster", running.ID()))
+	if err := replaceSelf(ctx, cfg, ec, client, secure, listed); err != nil {
+		return fmt.Errorf("join the running cluster: %w", err)
+	}
 	ec.ClusterState = embed.ClusterStateFlagExisting
 	return nil
 }
@@ -97,9 +112,8 @@ func peek(ctx context.Context, cfg Config, ec *embed.Config) (*membership.RaftCl
 	return formed, ctx.Err()
 }
 
-// replaceSelf has the running cluster forget the former self and take a new
-// one in as a learner. It returns all members then, as in Config.Peers.
-func replaceSelf(ctx context.Context, cfg Config, ec *embed.Config, running *membership.RaftCluster) (map[string]string, error) {
+// reach connects to the other members of the running cluster.
+func reach(cfg Config, ec *embed.Config, running *membership.RaftCluster) (*clientv3.Client, *tls.Config, error) {
 	own := ec.AdvertisePeerUrls[0].String()
 	var endpoints []string
 	for _, m := range running.Members() {
@@ -108,66 +122,88 @@ func replaceSelf(ctx context.Context, cfg Config, ec *embed.Config, running *mem
 		}
 	}
 	if len(endpoints) == 0 {
-		return nil, errors.New("none of its other members has told its address")
+		return nil, nil, errors.New("none of its other members has told its address")
 	}
 	var secure *tls.Config // plain text
 	if cfg.TLS != nil {
 		var err error
 		if secure, err = ec.ClientTLSInfo.ClientConfig(); err != nil {
-			return nil, fmt.Errorf("read TLS files: %w", err)
+			return nil, nil, fmt.Errorf("read TLS files: %w", err)
 		}
 	}
 	client, err := clientv3.New(clientv3.Config{Endpoints: endpoints, TLS: secure, Logger: zap.NewNop()})
 	if err != nil {
-		return nil, fmt.Errorf("connect to %v: %w", endpoints, err)
+		return nil, nil, fmt.Errorf("connect to %v: %w", endpoints, err)
 	}
-	defer client.Close()
+	return client, secure, nil
+}
+
+// replaceSelf has the running cluster forget the former self, if it has one,
+// and take a new one in as a learner. ec then names all members there are.
+func replaceSelf(ctx context.Context, cfg Config, ec *embed.Config, client *clientv3.Client, secure *tls.Config, listed bool) error {
 	list, err := client.MemberList(ctx) // answered by a quorum only
 	if err != nil {
-		return nil, fmt.Errorf("list its members, which needs its quorum: %w", err)
+		return fmt.Errorf("list its members, which needs its quorum: %w", err)
 	}
-	former, members, err := sortMembers(cfg, list.Members, ec.AdvertisePeerUrls[0].Scheme)
+	own, scheme := ec.AdvertisePeerUrls[0].String(), ec.AdvertisePeerUrls[0].Scheme
+	former, others, err := sortMembers(cfg, list.Members, own)
+	if err == nil && !listed {
+		err = allConfigured(cfg, list.Members, scheme)
+	}
 	if err != nil {
-		return nil, err
+		return err
 	}
 	if former != nil {
 		for _, endpoint := range former.ClientURLs {
 			if other, err := ask(ctx, endpoint, secure); err == nil && other.state.Header.MemberId == former.ID {
-				return nil, fmt.Errorf("another process answers at %s as %s: look for a former etcd child, or a second node of this name", endpoint, cfg.Name)
+				return fmt.Errorf("another process answers at %s as %s: look for a former etcd child, or a second node of this name", endpoint, cfg.Name)
 			}
 		}
 		if _, err := client.MemberRemove(ctx, former.ID); err != nil {
-			return nil, fmt.Errorf("remove the former %s: %w", cfg.Name, err)
+			return fmt.Errorf("remove the former %s: %w", cfg.Name, err)
 		}
 	}
 	if _, err := client.MemberAddAsLearner(ctx, []string{own}); err != nil {
-		return nil, fmt.Errorf("add %s as a learner: %w", cfg.Name, err)
+		return fmt.Errorf("add %s as a learner: %w", cfg.Name, err)
 	}
-	members[cfg.Name] = cfg.Peers[cfg.Name]
-	return members, nil
+	ec.InitialCluster = strings.Join(append(others, cfg.Name+"="+own), ",")
+	return nil
 }
 
 // sortMembers tells the former self, if the cluster has it still, from the
-// others, which must all be configured: a cluster that was changed by hand is
-// left to whoever changed it.
-func sortMembers(cfg Config, listed []*pb.Member, scheme string) (former *pb.Member, others map[string]string, err error) {
-	names := map[string]string{}
-	for name, address := range cfg.Peers {
-		names[scheme+"://"+address] = name
-	}
-	others = map[string]string{}
+// others, whom it names as etcd wants them named.
+func sortMembers(cfg Config, listed []*pb.Member, own string) (former *pb.Member, others []string, err error) {
 	for _, m := range listed {
-		if len(m.PeerURLs) != 1 || names[m.PeerURLs[0]] == "" {
-			return nil, nil, fmt.Errorf("its member %q at %v is not in the list of peers", m.Name, m.PeerURLs)
-		}
-		name := names[m.PeerURLs[0]]
-		if name == cfg.Name {
+		if slices.Contains(m.PeerURLs, own) {
 			former = m
 			continue
 		}
-		others[name] = cfg.Peers[name]
+		if m.Name == cfg.Name {
+			return nil, nil, fmt.Errorf("its member %s is at %v, not at %s: remove that one first, or set the ports right", m.Name, m.PeerURLs, own)
+		}
+		// One that was never started has no name; etcd compares addresses only.
+		name := cmp.Or(m.Name, fmt.Sprintf("member-%x", m.ID))
+		for _, url := range m.PeerURLs {
+			others = append(others, name+"="+url)
+		}
 	}
 	return former, others, nil
+}
+
+// allConfigured tells whether every member is in the list of peers: where
+// nothing else says who should be, a cluster that was changed by hand is left to
+// whoever changed it.
+func allConfigured(cfg Config, listed []*pb.Member, scheme string) error {
+	known := map[string]bool{}
+	for _, address := range cfg.Peers {
+		known[scheme+"://"+address] = true
+	}
+	for _, m := range listed {
+		if len(m.PeerURLs) != 1 || !known[m.PeerURLs[0]] {
+			return fmt.Errorf("its member %q at %v is not in the list of peers", m.Name, m.PeerURLs)
+		}
+	}
+	return nil
 }
 
 // keepVote asks for the vote whenever this member is a learner, until ctx
@@ -191,7 +227,7 @@ func keepVote(ctx context.Context, server *etcdserver.EtcdServer, log *zap.Logge
 		cancel()
 		switch {
 		case err == nil:
-			log.Warn("this member joined its cluster again and votes")
+			log.Warn("this member joined its cluster and votes")
 		case ctx.Err() == nil:
 			log.Warn("this member does not vote yet", zap.Error(err))
 		}

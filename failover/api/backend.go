@@ -35,6 +35,10 @@ type Backend interface {
 	Pause(ctx context.Context, reason string) error
 	// Resume lifts the pause; failover.ErrNotLeader as above.
 	Resume(ctx context.Context) error
+	// AddMember makes a node a member, and RemoveMember takes one out;
+	// failover.ErrNotLeader as above.
+	AddMember(ctx context.Context, name topology.NodeName, voter bool) (failover.MemberChange, error)
+	RemoveMember(ctx context.Context, name topology.NodeName) (failover.MemberChange, error)
 	// Drills tells whether this member would cause a fault now.
 	Drills() DrillState
 	// Fault causes a fault on the own node, or undoes one, and returns when

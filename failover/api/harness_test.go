@@ -88,6 +88,7 @@ func sampleReport(epoch topology.Epoch) failover.Report {
 
 // fakeBackend answers from its fields; the functions are optional.
 type fakeBackend struct {
+	memberErr  error
 	mu         sync.Mutex
 	view       failover.View
 	gates      []failover.Gate
@@ -168,6 +169,19 @@ func (b *fakeBackend) Pause(_ context.Context, reason string) error {
 func (b *fakeBackend) Resume(context.Context) error {
 	b.note("resume")
 	return b.pauseErr
+}
+
+func (b *fakeBackend) AddMember(_ context.Context, name topology.NodeName, voter bool) (failover.MemberChange, error) {
+	b.note(fmt.Sprintf("add %s %v", name, voter))
+	return failover.MemberChange{
+		Name: name, Done: true, Notes: []string{"4 members vote"}, Members: []topology.Member{{Name: "n1", API: "h:1", EtcdPeer: "h:2"}},
+		Seats: map[topology.NodeName]election.Seat{"n1": {Voter: true, Since: began}, name: {Voter: voter, Since: began}},
+	}, b.memberErr
+}
+
+func (b *fakeBackend) RemoveMember(_ context.Context, name topology.NodeName) (failover.MemberChange, error) {
+	b.note("remove " + string(name))
+	return failover.MemberChange{Name: name, Waiting: "its server"}, b.memberErr
 }
 
 func (b *fakeBackend) Drills() DrillState { return b.drills }

@@ -44,7 +44,8 @@ func (s Status) Writes() string {
 // Role is what a member is now.
 type Role string
 
-// The roles. Unreachable: its agent or its instance does not answer. Closed:
+// The roles. Joining: it was added and has not been started yet. Unreachable:
+// its agent or its instance does not answer. Closed:
 // the instance refuses writes and follows nobody. Stray: it would take writes
 // although the record does not name it.
 const (
@@ -55,6 +56,7 @@ const (
 	RoleRebuilding  Role = "rebuilding"
 	RoleUnreachable Role = "unreachable"
 	RoleStray       Role = "stray"
+	RoleJoining     Role = "joining"
 )
 
 // Cluster is the cluster at a glance.
@@ -154,6 +156,11 @@ type Member struct {
 	Errant   string     `json:"errant,omitempty"` // GTID set
 	Rebuild  *Rebuild   `json:"rebuild,omitempty"`
 	Route    MemberPath `json:"route"`
+	// Etcd is how the member of the embedded etcd is that it runs: voter,
+	// learner (no vote yet) or silent; empty if it runs none.
+	Etcd string `json:"etcd,omitempty"`
+	// Leaving: its removal was asked for and goes on.
+	Leaving bool `json:"leaving"`
 }
 
 // Rebuild tells how far the rebuild of an instance is.

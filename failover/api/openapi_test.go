@@ -163,6 +163,19 @@ func TestAnswersMatchDescription(t *testing.T) {
 		{"pause refused", "/api/v1/pause", post("pause", `{"reason":"x"}`), 500, refused(election.ErrConflict, failover.Report{})},
 		{"pause with no outcome", "/api/v1/pause", post("pause", `{"reason":"x"}`), 502, refused(election.ErrOutcomeUnknown, failover.Report{})},
 		{"resume", "/api/v1/resume", post("resume", ``), 200, nil},
+		{"member added", "/api/v1/membership/add", post("membership/add", `{"name":"n4","voter":true}`), 200, nil},
+		{"member of no name", "/api/v1/membership/add", post("membership/add", `{}`), 400, nil},
+		{"member of a bad name", "/api/v1/membership/add", post("membership/add", `{"name":"N4;"}`), 400, nil},
+		{"member with an unknown field", "/api/v1/membership/add", post("membership/add", `{"name":"n4","vote":true}`), 400, nil},
+		{"add without a token", "/api/v1/membership/add", ask{method: "POST", path: "/api/v1/membership/add", body: `{"name":"n4"}`}, 401, nil},
+		{"add refused by a gate", "/api/v1/membership/add", post("membership/add", `{"name":"n4"}`), 409, func(b *bench) {
+			b.backend.memberErr = &failover.GateError{Gate: failover.Gate{Name: "member", Operation: failover.MemberAdd, Reason: "it is one"}}
+		}},
+		{"add on an old build", "/api/v1/membership/add", post("membership/add", `{"name":"n4"}`), 409, func(b *bench) { b.backend.memberErr = election.ErrNewerFormat }},
+		{"member removed", "/api/v1/membership/remove", post("membership/remove", `{"name":"n3"}`), 200, nil},
+		{"removal given up", "/api/v1/membership/remove", post("membership/remove", `{"name":"n3"}`), 409, func(b *bench) { b.backend.memberErr = failover.ErrUndone }},
+		{"nobody removed", "/api/v1/membership/remove", post("membership/remove", `{}`), 400, nil},
+		{"remove without a token", "/api/v1/membership/remove", ask{method: "POST", path: "/api/v1/membership/remove", body: `{"name":"n3"}`}, 401, nil},
 		{"drills", "/api/v1/drill", ask{method: "GET", path: "/api/v1/drill"}, 200, func(b *bench) {
 			b.backend.drills = DrillState{Node: "n1", Enabled: true, Gate: &b.backend.gates[1], Active: &ActiveFault{Fault: FaultKillServer, Since: began, Until: began, By: "ann"}}
 		}},
@@ -203,6 +216,8 @@ func troubled(b *bench) {
 	v.Nodes["n2"] = n2
 	delete(v.Nodes, "n3")
 	v.Unreachable["n3"] = "connection refused"
+	leaving := began
+	v.State.Members = map[topology.NodeName]election.Seat{"n1": {}, "n2": {}, "n3": {Leaving: &leaving}, "n4": {}}
 	v.Primary.Verdict, v.Primary.Cause = topology.Failed, "exited"
 	b.backend.view = v
 }

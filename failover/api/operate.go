@@ -22,6 +22,9 @@ const (
 	// acceptAfter is how long a call that does not wait still does, so that a
 	// refusal is its answer and not "accepted".
 	acceptAfter = 500 * time.Millisecond
+	// leaderMoves is how long an order waits for a leadership that is on its way
+	// from one member to another.
+	leaderMoves = time.Second
 	nameLength  = 128
 	keyLength   = 128
 	reasonRunes = 500
@@ -197,6 +200,13 @@ func (s *Server) carryOut(ctx context.Context, o order) (out outcome) {
 			zap.String("peer", o.peer), zap.String("forwarder", o.forwarder), zap.ByteString("body", o.body), zap.Int("status", out.status))
 	}()
 	result, begun, err := o.run(ctx)
+	for errors.Is(err, failover.ErrNotLeader) && !begun {
+		out, former := s.forward(ctx, o)
+		if former == "" || o.forwarder != "" || !s.leaderMoved(ctx, former) {
+			return out
+		}
+		result, begun, err = o.run(ctx)
+	}
 	switch {
 	case err == nil:
 		body, err := json.Marshal(result)
@@ -204,8 +214,6 @@ func (s *Server) carryOut(ctx context.Context, o order) (out outcome) {
 			panic(err) // the types of this package are encodable
 		}
 		return outcome{http.StatusOK, contentTypeJSON, body}
-	case errors.Is(err, failover.ErrNotLeader) && !begun:
-		return s.forward(ctx, o)
 	case lacksQuorum(err) && !begun:
 		return problemOutcome(o, s.noQuorum(o.operation))
 	}
@@ -237,6 +245,8 @@ func operationProblem(err error) Problem {
 		errors.Is(err, failover.ErrCloseTimedOut), errors.Is(err, failover.ErrStaleEpoch), errors.Is(err, failover.ErrNoInstance),
 		errors.Is(err, failover.ErrNotRecorded), errors.Is(err, failover.ErrPrimaryFailed):
 		return problem(problemRefused, err.Error())
+	case errors.Is(err, election.ErrNewerFormat), errors.Is(err, election.ErrNotMember):
+		return problem(problemRefused, err.Error())
 	case errors.Is(err, election.ErrOutcomeUnknown):
 		return problem(problemOutcomeUnknown, err.Error())
 	case errors.Is(err, failover.ErrNotLeader):
@@ -264,8 +274,9 @@ func (s *Server) respond(c *gin.Context, out outcome) {
 }
 
 // forward gives the order to the leader; once: an order that was forwarded
-// already is not passed on again.
-func (s *Server) forward(ctx context.Context, o order) outcome {
+// already is not passed on again. It names the former leader if the one that this
+// member takes for the leader does not lead any more, or not yet.
+func (s *Server) forward(ctx context.Context, o order) (out outcome, former topology.NodeName) {
 	v := s.backend.View()
 	leader := v.Leadership.Holder
 	_, silent := v.Unreachable[leader]
@@ -273,17 +284,17 @@ func (s *Server) forward(ctx context.Context, o order) outcome {
 	case !v.EtcdReachable && (o.forwarder != "" || leader == "" || leader == s.cfg.Self || silent):
 		// Nobody leads without a quorum. Another member is asked first if it
 		// answers: it may be this one alone that etcd is out of reach of.
-		return problemOutcome(o, s.noQuorum(o.operation))
+		return problemOutcome(o, s.noQuorum(o.operation)), ""
 	case o.forwarder != "":
-		return problemOutcome(o, problem(problemNotLeader, fmt.Sprintf("%s forwarded this to %s, which does not lead", o.forwarder, s.cfg.Self)))
+		return problemOutcome(o, problem(problemNotLeader, fmt.Sprintf("%s forwarded this to %s, which does not lead", o.forwarder, s.cfg.Self))), ""
 	case leader == "":
-		return problemOutcome(o, problem(problemNoLeader, "an order needs a leader; members elect one as soon as etcd has a quorum"))
+		return problemOutcome(o, problem(problemNoLeader, "an order needs a leader; members elect one as soon as etcd has a quorum")), ""
 	case leader == s.cfg.Self:
-		return problemOutcome(o, problem(problemNotLeader, "leadership is changing"))
+		return problemOutcome(o, problem(problemNotLeader, "leadership is changing")), leader
 	}
 	client, err := s.peers.client(leader)
 	if err != nil {
-		return problemOutcome(o, problem(problemLeaderGone, err.Error()))
+		return problemOutcome(o, problem(problemLeaderGone, err.Error())), ""
 	}
 	header := http.Header{}
 	header.Set(headerForwardedBy, string(s.cfg.Self))
@@ -294,11 +305,34 @@ func (s *Server) forward(ctx context.Context, o order) outcome {
 	got, err := client.send(ctx, call{method: http.MethodPost, path: o.path, header: header, body: o.body})
 	switch {
 	case errors.Is(err, ErrNotExecuted):
-		return problemOutcome(o, problem(problemLeaderGone, fmt.Sprintf("%s: %v", leader, err)))
+		return problemOutcome(o, problem(problemLeaderGone, fmt.Sprintf("%s: %v", leader, err))), ""
 	case err != nil:
-		return problemOutcome(o, problem(problemOutcomeUnknown, fmt.Sprintf("%s: %v", leader, err)))
+		return problemOutcome(o, problem(problemOutcomeUnknown, fmt.Sprintf("%s: %v", leader, err))), ""
 	case got.status == http.StatusUnauthorized, got.status == http.StatusForbidden:
-		return problemOutcome(o, problem(problemLeaderGone, fmt.Sprintf("%s does not accept %s as a member", leader, s.cfg.Self)))
+		return problemOutcome(o, problem(problemLeaderGone, fmt.Sprintf("%s does not accept %s as a member", leader, s.cfg.Self))), ""
 	}
-	return outcome{got.status, got.header.Get("Content-Type"), got.body}
+	var p Problem
+	if json.Unmarshal(got.body, &p) == nil && p.Type == ProblemType+problemNotLeader {
+		former = leader
+	}
+	return outcome{got.status, got.header.Get("Content-Type"), got.body}, former
+}
+
+// leaderMoved waits for a moment until another member is known to lead, or this
+// one does: an order that nobody has begun is worth a second try then.
+func (s *Server) leaderMoved(ctx context.Context, former topology.NodeName) bool {
+	wctx, cancel := context.WithTimeout(ctx, leaderMoves)
+	defer cancel()
+	tick := time.NewTicker(25 * time.Millisecond)
+	defer tick.Stop()
+	for {
+		if l := s.backend.View().Leadership; l.Mine || l.Holder != "" && l.Holder != former {
+			return true
+		}
+		select {
+		case <-wctx.Done():
+			return false
+		case <-tick.C:
+		}
+	}
 }

@@ -55,6 +55,8 @@ func (s *Server) routes() []route {
 		{post, "/api/v1/switchover", accessOperate, s.postSwitchover},
 		{post, "/api/v1/pause", accessOperate, s.postPause},
 		{post, "/api/v1/resume", accessOperate, s.postResume},
+		{post, "/api/v1/membership/add", accessOperate, s.postAddMember},
+		{post, "/api/v1/membership/remove", accessOperate, s.postRemoveMember},
 		{post, "/api/v1/drill/faults", accessOperate, s.postFault},
 	}
 	for name, run := range s.commands() {

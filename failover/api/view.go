@@ -52,6 +52,9 @@ func serves(s election.State) bool {
 func judgeStatus(c Cluster, v failover.View) (Status, []string) {
 	hungry := starved(c, v)
 	weak := weaknesses(c, v, hungry)
+	if v.State.WasRemoved(v.Self) {
+		weak = append(weak, fmt.Sprintf("%s was removed from the cluster: its routes are closed, and its server follows nobody", v.Self))
+	}
 	switch p := c.Primary; {
 	case c.Operation != nil:
 		o := c.Operation
@@ -192,11 +195,16 @@ func follows(s *dbrepl.Status, p *election.Primary) bool {
 	return s.Source != nil && (s.Source.ServerUUID == "" || s.Source.ServerUUID == p.ServerUUID)
 }
 
-// newMembers tells of all registered members, by name.
+// newMembers tells of all members, registered or not yet, by name.
 func newMembers(v failover.View, judged judge) []Member {
 	members := make([]Member, 0, len(v.Members))
 	for _, m := range v.Members {
 		members = append(members, newMember(v, m, judged))
+	}
+	for name := range v.State.Members {
+		if !slices.ContainsFunc(v.Members, func(m topology.Member) bool { return m.Name == name }) {
+			members = append(members, Member{Name: name, Role: RoleJoining, Leaving: v.State.Leaving(name)})
+		}
 	}
 	slices.SortFunc(members, func(a, b Member) int { return cmp.Compare(a.Name, b.Name) })
 	return members
@@ -206,6 +214,7 @@ func newMember(v failover.View, m topology.Member, judged judge) Member {
 	out := Member{
 		Name: m.Name, Leader: m.Name == v.Leadership.Holder, API: m.API, MySQL: m.MySQL, RW: m.RW, RO: m.RO,
 		AgentVersion: m.Version, Priority: m.Priority, Site: m.Site, Acker: v.State.Register.Has(m.Name),
+		Leaving: v.State.Leaving(m.Name),
 	}
 	n, answers := v.Nodes[m.Name]
 	if why, silent := v.Unreachable[m.Name]; silent {
@@ -214,7 +223,7 @@ func newMember(v failover.View, m topology.Member, judged judge) Member {
 		out.Error = "not asked yet"
 	}
 	if answers {
-		out.Promised, out.Certified, out.Error = n.Promised, n.Certified, n.InstanceError
+		out.Promised, out.Certified, out.Error, out.Etcd = n.Promised, n.Certified, n.InstanceError, string(n.Etcd)
 		out.Route = newMemberPath(n)
 		out.describeTrouble(n)
 		if n.Instance != nil {

@@ -47,6 +47,8 @@ func codedErrors() []codedError {
 		{"election.not_found", election.ErrNotFound},
 		{"election.unreachable", election.ErrUnreachable},
 		{"election.invalid_change", election.ErrInvalidChange},
+		{"election.not_member", election.ErrNotMember},
+		{"election.newer_format", election.ErrNewerFormat},
 		{"dbrepl.unsupported", dbrepl.ErrUnsupported},
 		{"dbrepl.outcome_unknown", dbrepl.ErrOutcomeUnknown},
 		{"dbrepl.given_up", dbrepl.ErrGivenUp},

@@ -24,6 +24,9 @@ func (c Config) OwnMember() Member {
 func (c Config) Self() topology.Member {
 	own := c.OwnMember()
 	self := c.topology(own)
+	if own.Voter && c.Etcd.Mode == Embedded {
+		self.EtcdClient, self.EtcdPeer = own.EtcdClientAddress(), own.EtcdPeerAddress()
+	}
 	if c.Listeners.RW == "" {
 		self.RW = ""
 	}
@@ -62,6 +65,7 @@ func (c Config) topology(m Member) topology.Member {
 		RW:              m.proxyAt(m.Ports.RW),
 		RO:              m.proxyAt(m.Ports.RO),
 		MySQL:           m.MySQL,
+		MySQLAdmin:      m.MySQLAdmin,
 		Priority:        m.Priority,
 		Site:            m.Site,
 	}

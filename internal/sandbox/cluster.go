@@ -41,7 +41,10 @@ type App struct {
 type Node struct {
 	Name     string `json:"name"`
 	ServerID uint32 `json:"server_id"`
-	Ports    Ports  `json:"ports"`
+	// Added: it came after the cluster was formed, with a vote or without.
+	Added bool  `json:"added,omitempty"`
+	Voter bool  `json:"voter,omitempty"`
+	Ports Ports `json:"ports"`
 	// Socket is the server's unix socket. It is in the node's folder unless
 	// that path is too long for a socket.
 	Socket string `json:"socket"`

@@ -24,6 +24,7 @@ const (
 	cmdStart   = "start"
 	cmdRestart = "restart"
 	cmdDown    = "down"
+	cmdAdd     = "add" // a node that the plan has by now
 
 	cmdStopAgent  = "stop-agent"
 	cmdStartAgent = "start-agent"

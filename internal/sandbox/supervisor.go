@@ -29,12 +29,13 @@ type supervisor struct {
 	log     *zap.Logger
 	program string // of the agents: this binary
 
-	nodes []*supervisedNode
 	stop  context.CancelFunc
 	ended chan struct{} // closed when no server and no agent is left
 
 	mu      sync.Mutex
-	changes chan struct{} // closed at the next change
+	nodes   []*supervisedNode
+	launch  func(*supervisedNode) // runs a node's processes; nil while ending
+	changes chan struct{}         // closed at the next change
 }
 
 // supervisedNode is the two processes of a node.
@@ -84,10 +85,15 @@ func (s *supervisor) run(ctx context.Context, listener net.Listener) {
 	// begin a failover.
 	serversCtx, endServers := context.WithCancel(context.WithoutCancel(ctx))
 	var agents, servers, connections sync.WaitGroup
-	for _, n := range s.nodes {
+	s.mu.Lock()
+	s.launch = func(n *supervisedNode) {
 		servers.Go(func() { n.mysql.run(serversCtx) })
 		agents.Go(func() { n.agent.run(ctx) })
 	}
+	for _, n := range s.nodes {
+		s.launch(n)
+	}
+	s.mu.Unlock()
 	connections.Go(func() {
 		for {
 			conn, err := listener.Accept()
@@ -97,7 +103,11 @@ func (s *supervisor) run(ctx context.Context, listener net.Listener) {
 			connections.Go(func() { s.serve(ctx, conn) })
 		}
 	})
-	agents.Wait() // until ctx ends
+	<-ctx.Done()
+	s.mu.Lock()
+	s.launch = nil
+	s.mu.Unlock()
+	agents.Wait()
 	endServers()
 	servers.Wait()
 	close(s.ended)
@@ -157,10 +167,10 @@ func (s *supervisor) announce() {
 // changes.
 func (s *supervisor) status() (Status, <-chan struct{}) {
 	s.mu.Lock()
-	changes := s.changes
+	changes, nodes := s.changes, s.nodes
 	s.mu.Unlock()
 	status := Status{Supervisor: os.Getpid()}
-	for _, n := range s.nodes {
+	for _, n := range nodes {
 		status.Nodes = append(status.Nodes, NodeStatus{Name: n.name, MySQL: n.mysql.current(), Agent: n.agent.current()})
 	}
 	return status, changes
@@ -227,7 +237,13 @@ func (s *supervisor) show(ctx context.Context, conn net.Conn, answers *json.Enco
 
 // obey carries out a command that concerns one process.
 func (s *supervisor) obey(ctx context.Context, o order) error {
-	i := slices.IndexFunc(s.nodes, func(n *supervisedNode) bool { return n.name == o.Node })
+	if o.Command == cmdAdd {
+		return s.add(o.Node)
+	}
+	s.mu.Lock()
+	nodes := s.nodes
+	s.mu.Unlock()
+	i := slices.IndexFunc(nodes, func(n *supervisedNode) bool { return n.name == o.Node })
 	if i < 0 {
 		return fmt.Errorf("%s %q: no such node", o.Command, o.Node)
 	}
@@ -236,12 +252,41 @@ func (s *supervisor) obey(ctx context.Context, o order) error {
 	s.log.Info("command", zap.String("command", o.Command), zap.String("node", o.Node))
 	switch o.Command {
 	case cmdStopAgent:
-		return s.nodes[i].agent.ask(ctx, cmdKill)
+		return nodes[i].agent.ask(ctx, cmdKill)
 	case cmdStartAgent:
-		return s.nodes[i].agent.ask(ctx, cmdStart)
+		return nodes[i].agent.ask(ctx, cmdStart)
 	default:
-		return s.nodes[i].mysql.ask(ctx, o.Command)
+		return nodes[i].mysql.ask(ctx, o.Command)
 	}
+}
+
+// add starts a node that has come into the plan.
+func (s *supervisor) add(name string) error {
+	c, err := Load(s.cluster.dir)
+	if err != nil {
+		return err
+	}
+	node, err := c.node(name)
+	if err != nil {
+		return err
+	}
+	s.mu.Lock()
+	switch {
+	case s.launch == nil:
+		err = errors.New("the sandbox is going down")
+	case slices.ContainsFunc(s.nodes, func(n *supervisedNode) bool { return n.name == name }):
+		err = errors.New("it is there already")
+	default:
+		n := &supervisedNode{name: name, mysql: s.mysqlUnit(node), agent: s.agentUnit(node)}
+		s.nodes = append(s.nodes[:len(s.nodes):len(s.nodes)], n)
+		s.launch(n)
+	}
+	s.mu.Unlock()
+	if err != nil {
+		return fmt.Errorf("add node %s: %w", name, err)
+	}
+	s.announce()
+	return nil
 }
 
 // supervisorLogPath is what the supervisor prints.

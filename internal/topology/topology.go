@@ -15,13 +15,20 @@ type NodeName string
 // the agent starts; it describes where the member can be reached, never what
 // role it has: roles are in the cluster record alone.
 type Member struct {
-	Name    NodeName `json:"name"`
-	API     string   `json:"api"`             // host:port of the member's HTTP listener
-	Gossip  string   `json:"gossip"`          // host:port of memberlist
-	RW      string   `json:"rw,omitempty"`    // host:port of the proxy's read-write port
-	RO      string   `json:"ro,omitempty"`    // host:port of the proxy's read-only port
-	MySQL   string   `json:"mysql,omitempty"` // host:port of the instance; empty for an arbiter or router
-	Version string   `json:"version"`         // agent build
+	Name   NodeName `json:"name"`
+	API    string   `json:"api"`             // host:port of the member's HTTP listener
+	Gossip string   `json:"gossip"`          // host:port of memberlist
+	RW     string   `json:"rw,omitempty"`    // host:port of the proxy's read-write port
+	RO     string   `json:"ro,omitempty"`    // host:port of the proxy's read-only port
+	MySQL  string   `json:"mysql,omitempty"` // host:port of the instance; empty for an arbiter or router
+	// MySQLAdmin is host:port of its administrative interface; empty if it has
+	// none.
+	MySQLAdmin string `json:"mysql_admin,omitempty"`
+	// EtcdClient and EtcdPeer are host:port of the member of the embedded etcd
+	// that it runs; empty if it runs none.
+	EtcdClient string `json:"etcd_client,omitempty"`
+	EtcdPeer   string `json:"etcd_peer,omitempty"`
+	Version    string `json:"version"` // agent build
 	// Priority breaks ties between equally good candidates; larger is
 	// preferred. Negative means the instance is never promoted.
 	Priority int    `json:"priority"`

@@ -5,10 +5,13 @@ import (
 	"context"
 	"crypto/tls"
 	"fmt"
+	"maps"
 	"os"
 	"os/signal"
 	"path/filepath"
+	"slices"
 	"strconv"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -38,7 +41,9 @@ func child(file string) int {
 	defer stop()
 	cfg, err := embedded.ReadChildConfig(file)
 	if err == nil {
-		err = embedded.Main(ctx, cfg)
+		err = embedded.Main(ctx, cfg, func(ctx context.Context, store clientv3.KV) (bool, error) {
+			return Admit(ctx, store, cfg.Name)
+		})
 	}
 	if err != nil {
 		fmt.Fprintln(os.Stderr, err)
@@ -46,6 +51,25 @@ func child(file string) int {
 	}
 	return 0
 }
+
+// Admit is the admission of the members of this package: a list of names in the
+// store says who is a member; without one, nothing is written down.
+func Admit(ctx context.Context, store clientv3.KV, name string) (bool, error) {
+	answer, err := store.Get(ctx, ListKey)
+	switch {
+	case err != nil:
+		return false, fmt.Errorf("read the list, which needs its quorum: %w", err)
+	case len(answer.Kvs) == 0:
+		return false, nil
+	}
+	if !slices.Contains(strings.Fields(string(answer.Kvs[0].Value)), name) {
+		return false, fmt.Errorf("%s is not on the list", name)
+	}
+	return true, nil
+}
+
+// ListKey is where Admit finds the names, apart by spaces.
+const ListKey = "members"
 
 // Cluster is a running etcd cluster.
 type Cluster struct {
@@ -107,6 +131,21 @@ func New(t testing.TB, n int, log *zap.Logger) *Cluster {
 		_ = os.RemoveAll(dir)
 	})
 	return c
+}
+
+// Joiner prepares a further member, which knows the present ones.
+func (c *Cluster) Joiner(t testing.TB, name string) *Member {
+	t.Helper()
+	first := c.Members[0]
+	cfg := first.Config
+	cfg.Name, cfg.Peers = name, maps.Clone(cfg.Peers)
+	cfg.Peers[name] = porttest.Address(t)
+	cfg.DataDir = filepath.Join(filepath.Dir(cfg.DataDir), name)
+	cfg.LogFile = cfg.DataDir + ".log"
+	cfg.ClientURL = porttest.Address(t)
+	m := &Member{Config: cfg, TLS: first.TLS, log: first.log.Named(name)}
+	c.Members = append(c.Members, m)
+	return m
 }
 
 // Endpoints are the client addresses of all members.
