@@ -56,7 +56,7 @@ func closeWrites(t *testing.T, c *cluster) {
 		committed <- short.Commit()
 	}()
 	began = time.Now()
-	executed, killed, err := c.a.CloseWrites(limited(t, patience), 300*time.Millisecond, patience)
+	executed, killed, err := c.a.CloseWrites(limited(t, patience), 2*time.Second, patience)
 	require.NoError(t, err)
 	t.Logf("closed after %v", time.Since(began))
 	require.Equal(t, 1, killed)

@@ -7,7 +7,6 @@ import (
 
 	"interrex/dbrepl"
 	"interrex/internal/gtid"
-	"interrex/internal/topology"
 )
 
 // Follow makes the instance a replica of the source. An instance that holds
@@ -22,7 +21,7 @@ func (k *Keeper) Follow(ctx context.Context, req FollowRequest) error {
 		return ErrNoInstance
 	}
 	if req.Acker {
-		if err := k.registered(ctx, req.Epoch); err != nil {
+		if err := k.registered(ctx); err != nil {
 			return err
 		}
 	} else if _, err := k.reg.Read(ctx); err != nil {
@@ -91,17 +90,13 @@ func (k *Keeper) alone(ctx context.Context, received gtid.Set, req FollowRequest
 
 // registered makes sure that this node is in the acker register before it may
 // acknowledge anything (I3), and is not about to leave it.
-func (k *Keeper) registered(ctx context.Context, epoch topology.Epoch) error {
+func (k *Keeper) registered(ctx context.Context) error {
 	name := k.cfg.Member.Name
 	s := k.reg.Snapshot()
 	if !s.State.Register.Has(name) || s.State.Leaving(name) {
 		var err error
 		if s, err = k.reg.Read(ctx); err != nil {
 			return fmt.Errorf("read the register before acknowledging: %w", err)
-		}
-		// The register of a later epoch says nothing of an order of this one.
-		if s.State.Epoch > epoch {
-			return &StaleEpochError{Node: name, Asked: epoch, Promised: s.State.Epoch}
 		}
 		if !s.State.Register.Has(name) || s.State.Leaving(name) {
 			return fmt.Errorf("%s is not a registered acker: %w", name, ErrNotRecorded)

@@ -330,7 +330,7 @@ func TestLateOrderOfAnUndoneSwitchoverIsRefused(t *testing.T) {
 		c.hook(nil)
 		require.ErrorIs(t, c.agents["n3"].keeper.Follow(t.Context(), late), ErrStaleEpoch)
 		c.check()
-		require.Equal(t, c.server("n1"), c.server("n3").source)
+		c.fleet.change(func() { require.Equal(t, c.fleet.servers["n1"], c.fleet.servers["n3"].source) })
 		c.eventually("it is known whom it acknowledges", func() bool { return c.state().Sources["n3"] == "n1" })
 	})
 }

@@ -127,7 +127,7 @@ func prepareUnprepared(t *testing.T, s *realServer) {
 }
 
 func placeholdersRefused(t *testing.T, s *realServer) {
-	code, script, _ := run(t, "mysql", "grants")
+	code, script, _ := run(t, "mysql", "grants", "--nodes", "db1")
 	require.Equal(t, 0, code)
 	require.Contains(t, script, "<fill in")
 	out, err := s.client(t, "SET GLOBAL super_read_only = OFF;\n"+script)

@@ -40,6 +40,8 @@ func (a *agent) look() {
 	if a.proc.dead || a.proc.frozen {
 		return
 	}
+	w.told.Lock()
+	defer w.told.Unlock()
 	t := a.tower
 	if t.good[a.name] == nil {
 		t.good[a.name] = map[topology.NodeName]time.Duration{}
@@ -70,6 +72,8 @@ func (a *agent) look() {
 // Judge implements failover.Detector: Failed when a majority of the members has
 // had no answer for a while.
 func (t *watchtower) Judge(name topology.NodeName) failover.Judgement {
+	t.w.told.Lock()
+	defer t.w.told.Unlock()
 	now := t.w.loop.now()
 	j := failover.Judgement{Subject: name, Verdict: topology.Unknown, At: time.Now(), LastGood: time.Hour, Explanation: "too little is known"}
 	against, known := 0, 0
@@ -96,6 +100,8 @@ func (t *watchtower) Judge(name topology.NodeName) failover.Judgement {
 // MemberFailed implements failover.Detector. What the others think of a member
 // is not known here; that this one has not heard of it is what there is.
 func (t *watchtower) MemberFailed(name topology.NodeName) bool {
+	t.w.told.Lock()
+	defer t.w.told.Unlock()
 	now, gone, fresh := t.w.loop.now(), 0, 0
 	for _, a := range t.w.agents {
 		if now-t.heard[a.name] > freshness {

@@ -60,12 +60,16 @@ func (s *store) snapshot() election.Snapshot {
 }
 
 func (r *registry) Snapshot() election.Snapshot {
+	r.w.told.Lock()
+	defer r.w.told.Unlock()
 	snap := r.seen
 	snap.State = cloneState(snap.State)
 	return snap
 }
 
 func (r *registry) Leadership() election.Leadership {
+	r.w.told.Lock()
+	defer r.w.told.Unlock()
 	l := r.lead
 	l.Mine = l.Holder == r.self && r.w.loop.now() < r.mine
 	return l
@@ -75,6 +79,8 @@ func (r *registry) Members() []topology.Member { return r.w.members }
 
 // learn takes in what the store said.
 func (r *registry) learn(snap election.Snapshot, lead election.Leadership) {
+	r.w.told.Lock()
+	defer r.w.told.Unlock()
 	news := false
 	if snap.Revision > r.seen.Revision {
 		r.seen, news = snap, true
@@ -210,7 +216,9 @@ func (s *store) tick() {
 		if a.registry.self != s.leader.Holder || a.proc.dead || a.proc.frozen || s.w.net.cutEither(storage, a.name, storeHost) {
 			continue
 		}
+		s.w.told.Lock()
 		s.lease, a.registry.mine = l.now()+2*time.Second, l.now()+1750*time.Millisecond
+		s.w.told.Unlock()
 	}
 	if l.now() < s.lease {
 		return
@@ -229,7 +237,9 @@ func (s *store) tick() {
 func (s *store) lead(name topology.NodeName) {
 	s.leader = election.Leadership{Holder: name, Revision: s.leader.Revision + 1}
 	s.lease = s.w.loop.now() + 2*time.Second
+	s.w.told.Lock()
 	s.w.agent(name).registry.mine = s.w.loop.now() + 1750*time.Millisecond
+	s.w.told.Unlock()
 	s.watch()
 }
 

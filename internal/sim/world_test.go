@@ -21,6 +21,9 @@ import (
 
 // world is all there is in one run.
 type world struct {
+	// told guards what the loop tells the agents and they look at without
+	// asking: one runs at a time, and the race detector cannot know.
+	told    sync.Mutex
 	loop    *loop
 	net     *network
 	store   *store
