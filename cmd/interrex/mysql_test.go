@@ -148,7 +148,7 @@ func grantsApplied(t *testing.T, s *realServer) {
 	require.Empty(t, executed, "nothing of it is in the binary log")
 	controller := openDB(t, "tcp", s.Addr, "interrex", `con'tr\oller`)
 	require.NoError(t, controller.PingContext(t.Context()))
-	require.NoError(t, openDB(t, "tcp", s.Addr, "interrex_repl", "repl'ica").PingContext(t.Context()))
+	require.NoError(t, openDB(t, "tcp", s.Addr, "interrex_db1", "repl'ica").PingContext(t.Context()))
 }
 
 func prepared(t *testing.T, s *realServer) {
