@@ -77,7 +77,7 @@ func closeWrites(t *testing.T, c *cluster) {
 	t.Logf("the old primary follows after %v", time.Since(began))
 	_, err = c.b.WriteMarker(limited(t, patience), topology.Marker{Epoch: 2, Node: "b", At: time.Now()})
 	require.NoError(t, err)
-	require.NoError(t, c.b.OpenWrites(limited(t, patience)))
+	require.NoError(t, c.b.OpenWrites(limited(t, patience), 1))
 	require.NoError(t, c.b.Retire(limited(t, patience)))
 	require.NoError(t, c.a.Follow(limited(t, patience), dbrepl.FollowSpec{Host: c.b.host, Port: c.b.port, Acker: true}), "no change")
 	c.write(t, c.b, 1)
@@ -158,7 +158,7 @@ func rejoin(t *testing.T, c *cluster, before gtid.Set) {
 	require.NoError(t, c.c.Follow(limited(t, patience), dbrepl.FollowSpec{Host: c.b.host, Port: c.b.port, Acker: true}))
 	_, err = c.b.WriteMarker(limited(t, patience), topology.Marker{Epoch: 2, Node: "b", At: time.Now()})
 	require.NoError(t, err)
-	require.NoError(t, c.b.OpenWrites(limited(t, patience)))
+	require.NoError(t, c.b.OpenWrites(limited(t, patience), 1))
 	require.NoError(t, c.b.Retire(limited(t, patience)))
 
 	ctx, cancel := context.WithTimeout(t.Context(), 2*patience)

@@ -193,7 +193,7 @@ func (c *cluster) establish(t *testing.T, k int) {
 	require.NoError(t, c.a.Arm(ctx, k))
 	_, err := c.a.WriteMarker(ctx, topology.Marker{Epoch: 1, Node: "a", At: time.Now()})
 	require.NoError(t, err)
-	require.NoError(t, c.a.OpenWrites(ctx))
+	require.NoError(t, c.a.OpenWrites(ctx, k))
 	require.NoError(t, c.a.Retire(ctx))
 	for _, n := range []*node{c.b, c.c} {
 		n.until(t, "acknowledges", acking)

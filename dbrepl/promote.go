@@ -34,11 +34,13 @@ func (i *Instance) Arm(ctx context.Context, k int) error {
 	return nil
 }
 
+// armStatement switches the role on last: it begins with all else in force.
+const armStatement = `SET GLOBAL rpl_semi_sync_source_wait_point = ?, GLOBAL rpl_semi_sync_source_timeout = ?,
+	GLOBAL rpl_semi_sync_source_wait_no_replica = ON, GLOBAL rpl_semi_sync_source_wait_for_replica_count = ?,
+	GLOBAL rpl_semi_sync_source_enabled = ON`
+
 func (i *Instance) arm(ctx context.Context, k int) error {
-	// The role last: it begins with all else in force.
-	err := i.order(ctx, `SET GLOBAL rpl_semi_sync_source_wait_point = ?, GLOBAL rpl_semi_sync_source_timeout = ?,
-		GLOBAL rpl_semi_sync_source_wait_no_replica = ON, GLOBAL rpl_semi_sync_source_wait_for_replica_count = ?,
-		GLOBAL rpl_semi_sync_source_enabled = ON`, waitPoint, semiSyncTimeout, k)
+	err := i.order(ctx, armStatement, waitPoint, semiSyncTimeout, k)
 	if err != nil {
 		return err
 	}
@@ -119,10 +121,18 @@ func (i *Instance) Nudge(ctx context.Context, epoch topology.Epoch) error {
 	return nil
 }
 
-// OpenWrites lets clients write: read_only and super_read_only are OFF when it
-// returns. The event scheduler is left as it is.
-func (i *Instance) OpenWrites(ctx context.Context) error {
-	if err := i.order(ctx, "SET GLOBAL super_read_only = OFF, GLOBAL read_only = OFF"); err != nil {
+// OpenWrites lets clients write, each commit waiting for k replicas (0: for
+// none, see Degrade): read_only and super_read_only are OFF when it returns. It
+// arms the instance in the very statement that opens it: whoever armed it
+// before may have been frozen while the server was restarted, and a server
+// starts disarmed. The event scheduler is left as it is.
+func (i *Instance) OpenWrites(ctx context.Context, k int) error {
+	statement, args := "SET GLOBAL super_read_only = OFF, GLOBAL read_only = OFF", []any(nil)
+	if k > 0 {
+		statement = armStatement + ", GLOBAL super_read_only = OFF, GLOBAL read_only = OFF"
+		args = []any{waitPoint, semiSyncTimeout, k}
+	}
+	if err := i.order(ctx, statement, args...); err != nil {
 		return fmt.Errorf("open for writes: %w", err)
 	}
 	return nil

@@ -184,6 +184,9 @@ func freezeAndCatchUp(t *testing.T, c *cluster) {
 func promote(t *testing.T, c *cluster) {
 	c.establish(t, 1)
 	c.write(t, c.a, 10)
+	// Frozen, it could not get any more what c alone acknowledged.
+	written := c.a.status(t).Executed
+	c.b.until(t, "has it all", func(s dbrepl.Status) bool { return s.Received.Contains(written) })
 	revoked := map[string]time.Duration{}
 	began := time.Now()
 	lap := func(name string) { revoked[name], began = time.Since(began), time.Now() }
@@ -216,7 +219,7 @@ func promote(t *testing.T, c *cluster) {
 	require.NoError(t, err)
 	require.Contains(t, executed.UUIDs(), s.ServerUUID)
 	lap("marker")
-	require.NoError(t, c.b.OpenWrites(limited(t, patience)))
+	require.NoError(t, c.b.OpenWrites(limited(t, patience), 1))
 	lap("open")
 	require.NoError(t, c.b.insert(limited(t, patience), 2000))
 	lap("first commit")

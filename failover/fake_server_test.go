@@ -351,8 +351,14 @@ func (s *server) has() gtid.Set {
 	return s.executed
 }
 
-func (s *server) OpenWrites(ctx context.Context) error {
-	return s.order(ctx, func() error { s.superRO, s.readOnly = false, false; return nil })
+func (s *server) OpenWrites(ctx context.Context, k int) error {
+	return s.order(ctx, func() error {
+		if k > 0 {
+			s.armed, s.k = true, k
+		}
+		s.superRO, s.readOnly = false, false
+		return nil
+	})
 }
 
 func (s *server) Retire(ctx context.Context) error {

@@ -28,7 +28,7 @@ type Instance interface {
 	LetIn(ctx context.Context, users ...string) error
 	WriteMarker(ctx context.Context, m topology.Marker, receivers ...string) (gtid.Set, error)
 	Nudge(ctx context.Context, epoch topology.Epoch) error
-	OpenWrites(ctx context.Context) error
+	OpenWrites(ctx context.Context, k int) error
 	Retire(ctx context.Context) error
 	Follow(ctx context.Context, spec dbrepl.FollowSpec) error
 	CloseWrites(ctx context.Context, drain, limit time.Duration) (executed gtid.Set, killed int, err error)
@@ -246,7 +246,7 @@ func (k *Keeper) Promote(ctx context.Context, req PromoteRequest) (Promoted, err
 	if err := ctx.Err(); err != nil {
 		return p, fmt.Errorf("open %s: %w", k.cfg.Member.Name, err)
 	}
-	if err := k.inst.OpenWrites(ctx); err != nil {
+	if err := k.inst.OpenWrites(ctx, req.K); err != nil {
 		return p, fmt.Errorf("open %s: %w", k.cfg.Member.Name, err)
 	}
 	p.Opened = lap()

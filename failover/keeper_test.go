@@ -35,7 +35,7 @@ func withKeepers(t *testing.T, f func(t *testing.T, c *cluster, k func(topology.
 		for _, n := range []topology.NodeName{"n2", "n3"} {
 			require.NoError(t, c.server(n).Follow(ctx, dbrepl.FollowSpec{Host: "127.0.0.1", Port: 3301, Acker: true}))
 		}
-		require.NoError(t, n1.OpenWrites(ctx))
+		require.NoError(t, n1.OpenWrites(ctx, 1))
 		for _, a := range c.agents {
 			a.keeper.nodes = linkedNodes{c, a.member.Name}
 			if s := c.server(a.member.Name); s != nil {
@@ -347,8 +347,8 @@ func TestKeeperRetiresInItsTurn(t *testing.T) {
 // hangsAfterOpening is a server that stands still once it is open.
 type hangsAfterOpening struct{ *server }
 
-func (h hangsAfterOpening) OpenWrites(ctx context.Context) error {
-	err := h.server.OpenWrites(ctx)
+func (h hangsAfterOpening) OpenWrites(ctx context.Context, k int) error {
+	err := h.server.OpenWrites(ctx, k)
 	h.fleet.change(func() { h.hung = true })
 	return err
 }

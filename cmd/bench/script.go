@@ -225,7 +225,7 @@ func (s *script) promote(ctx context.Context, candidate frozen, lap func(step st
 	if _, err := candidate.WriteMarker(ctx, marker); err != nil {
 		return err
 	}
-	if err := candidate.OpenWrites(ctx); err != nil {
+	if err := candidate.OpenWrites(ctx, acks); err != nil {
 		return err
 	}
 	lap(rowPromote)

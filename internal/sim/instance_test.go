@@ -258,8 +258,11 @@ func (i instance) Nudge(ctx context.Context, _ topology.Epoch) error {
 }
 
 // OpenWrites implements failover.Instance.
-func (i instance) OpenWrites(ctx context.Context) error {
+func (i instance) OpenWrites(ctx context.Context, k int) error {
 	return i.set(ctx, "open", func() error {
+		if k > 0 {
+			i.s.armed, i.s.k = true, k
+		}
 		i.s.superRO, i.s.readOnly = false, false
 		i.s.w.check.opened(i.s)
 		return nil
