@@ -106,7 +106,7 @@ func (c *Client) probeLoop(ctx context.Context) {
 // Healthy asks etcd for an answer that needs its quorum. It returns nil, or
 // ErrUnreachable within CallTimeout.
 func (c *Client) Healthy(ctx context.Context) error {
-	_, err := call(ctx, c.pool, func(ctx context.Context, client *connection) (struct{}, error) {
+	_, err := call(ctx, c.pool, func(ctx context.Context, client Etcd) (struct{}, error) {
 		_, err := client.Get(ctx, c.keys.leader, clientv3.WithCountOnly())
 		return struct{}{}, err
 	})

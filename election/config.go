@@ -21,6 +21,8 @@ type Config struct {
 	// Endpoints are etcd's client addresses, host:port, the one on the own
 	// node first: it is preferred as long as it answers.
 	Endpoints []string
+	// Dial returns a client for one endpoint; nil: etcd's own, over the network.
+	Dial func(endpoint string) (Etcd, error)
 	// TLS is used on every connection; nil means plain text, which is for
 	// loopback only.
 	TLS *tls.Config

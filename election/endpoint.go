@@ -24,7 +24,21 @@ type endpoint struct {
 	failed  time.Time // zero while it answers; guarded by pool.mu
 
 	mu     sync.Mutex
-	client *connection // nil until first used
+	client Etcd // nil until first used
+}
+
+// Etcd is what is asked of one etcd member. But for Renew, it is a part of
+// etcd's own client.
+type Etcd interface {
+	Get(ctx context.Context, key string, options ...clientv3.OpOption) (*clientv3.GetResponse, error)
+	Txn(ctx context.Context) clientv3.Txn
+	Watch(ctx context.Context, key string, options ...clientv3.OpOption) clientv3.WatchChan
+	Grant(ctx context.Context, seconds int64) (*clientv3.LeaseGrantResponse, error)
+	Revoke(ctx context.Context, id clientv3.LeaseID) (*clientv3.LeaseRevokeResponse, error)
+	// Renew renews a lease once and returns its time to live; for one that is
+	// gone, rpctypes.ErrLeaseNotFound.
+	Renew(ctx context.Context, id clientv3.LeaseID) (time.Duration, error)
+	Close() error
 }
 
 // connection is etcd's client for one endpoint, with one stream for lease
@@ -40,11 +54,19 @@ type connection struct {
 
 // dial returns the endpoint's client. Without a user name it never waits; with
 // one it may wait loginLimit for the first token.
-func (e *endpoint) dial(p *pool) (*connection, error) {
+func (e *endpoint) dial(p *pool) (Etcd, error) {
 	e.mu.Lock()
 	defer e.mu.Unlock()
 	if e.client != nil {
 		return e.client, nil
+	}
+	if p.cfg.Dial != nil {
+		client, err := p.cfg.Dial(e.address)
+		if err != nil {
+			return nil, fmt.Errorf("connect: %w", err)
+		}
+		e.client = client
+		return client, nil
 	}
 	client, err := clientv3.New(clientv3.Config{
 		Context:     p.ctx,
@@ -96,11 +118,10 @@ func failFastStream(ctx context.Context, desc *grpc.StreamDesc, cc *grpc.ClientC
 	return streamer(ctx, desc, cc, method, append(opts, grpc.WaitForReady(false))...)
 }
 
-// keepAlive renews a lease once and returns its time to live. The stream is
-// kept for the next time, as opening one costs a login where there is a
-// password. clientv3.KeepAliveOnce opens one each time, and spins without a
-// pause on an endpoint that refuses connections.
-func (c *connection) keepAlive(ctx context.Context, id clientv3.LeaseID) (time.Duration, error) {
+// Renew implements Etcd. The stream is kept for the next time, as opening one
+// costs a login where there is a password. clientv3.KeepAliveOnce opens one
+// each time, and spins without a pause on an endpoint that refuses connections.
+func (c *connection) Renew(ctx context.Context, id clientv3.LeaseID) (time.Duration, error) {
 	select {
 	case c.renewing <- struct{}{}:
 		defer func() { <-c.renewing }()

@@ -192,7 +192,7 @@ func (c *Client) seize(ctx context.Context, seen int64) (bool, error) {
 // and returns the key as it is afterwards. A second arrival of the same request
 // finds another revision and changes nothing.
 func (c *Client) swapLeader(ctx context.Context, seen int64, change clientv3.Op) (leaderKey, error) {
-	answer, err := call(ctx, c.pool, func(ctx context.Context, client *connection) (*clientv3.TxnResponse, error) {
+	answer, err := call(ctx, c.pool, func(ctx context.Context, client Etcd) (*clientv3.TxnResponse, error) {
 		return client.Txn(ctx).
 			If(clientv3.Compare(clientv3.ModRevision(c.keys.leader), "=", seen)).
 			Then(change, clientv3.OpGet(c.keys.leader)).
@@ -221,7 +221,7 @@ func (c *Client) Transfer(ctx context.Context, to topology.NodeName) error {
 	if to == c.cfg.Self {
 		return nil
 	}
-	interim, err := call(ctx, c.pool, func(ctx context.Context, client *connection) (*clientv3.LeaseGrantResponse, error) {
+	interim, err := call(ctx, c.pool, func(ctx context.Context, client Etcd) (*clientv3.LeaseGrantResponse, error) {
 		return client.Grant(ctx, int64(c.cfg.LeaderTTL/time.Second))
 	})
 	if err != nil {

@@ -75,8 +75,8 @@ func (c *Client) renew(ctx context.Context) error {
 		return c.grant(ctx)
 	}
 	sent := time.Now()
-	ttl, err := call(ctx, c.pool, func(ctx context.Context, client *connection) (time.Duration, error) {
-		return client.keepAlive(ctx, held.id)
+	ttl, err := call(ctx, c.pool, func(ctx context.Context, client Etcd) (time.Duration, error) {
+		return client.Renew(ctx, held.id)
 	})
 	if errors.Is(err, rpctypes.ErrLeaseNotFound) {
 		c.dropLease(held.id)
@@ -93,7 +93,7 @@ func (c *Client) renew(ctx context.Context) error {
 // hedged runs out by itself.
 func (c *Client) grant(ctx context.Context) error {
 	sent := time.Now()
-	granted, err := call(ctx, c.pool, func(ctx context.Context, client *connection) (*clientv3.LeaseGrantResponse, error) {
+	granted, err := call(ctx, c.pool, func(ctx context.Context, client Etcd) (*clientv3.LeaseGrantResponse, error) {
 		return client.Grant(ctx, int64(c.cfg.LeaderTTL/time.Second))
 	})
 	if err != nil {
@@ -112,7 +112,7 @@ func (c *Client) part(ctx context.Context) {
 		return
 	}
 	c.setLease(lease{})
-	_, err := call(ctx, c.pool, func(ctx context.Context, client *connection) (*clientv3.LeaseRevokeResponse, error) {
+	_, err := call(ctx, c.pool, func(ctx context.Context, client Etcd) (*clientv3.LeaseRevokeResponse, error) {
 		return client.Revoke(ctx, held.id) // deletes the leader key with it
 	})
 	if err != nil && !errors.Is(err, rpctypes.ErrLeaseNotFound) {

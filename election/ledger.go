@@ -55,7 +55,7 @@ func (c *Client) Reports(ctx context.Context, n int) ([][]byte, error) {
 }
 
 func (c *Client) get(ctx context.Context, key string, options ...clientv3.OpOption) ([]*mvccpb.KeyValue, error) {
-	answer, err := call(ctx, c.pool, func(ctx context.Context, client *connection) (*clientv3.GetResponse, error) {
+	answer, err := call(ctx, c.pool, func(ctx context.Context, client Etcd) (*clientv3.GetResponse, error) {
 		return client.Get(ctx, key, options...)
 	})
 	if err != nil {
@@ -82,7 +82,7 @@ func (c *Client) replace(ctx context.Context, key string, value []byte) error {
 		seen = kvs[0].ModRevision
 	}
 	for {
-		answer, err := call(ctx, c.pool, func(ctx context.Context, client *connection) (*clientv3.TxnResponse, error) {
+		answer, err := call(ctx, c.pool, func(ctx context.Context, client Etcd) (*clientv3.TxnResponse, error) {
 			return client.Txn(ctx).
 				If(clientv3.Compare(clientv3.ModRevision(key), "=", seen)).
 				Then(clientv3.OpPut(key, string(value))).

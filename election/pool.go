@@ -156,7 +156,7 @@ func (p *pool) probe(ctx context.Context, key string) {
 		all.Go(func() {
 			ctx, cancel := context.WithTimeout(ctx, p.cfg.CallTimeout)
 			defer cancel()
-			_, _ = attempt(ctx, p, e, func(ctx context.Context, client *connection) (struct{}, error) {
+			_, _ = attempt(ctx, p, e, func(ctx context.Context, client Etcd) (struct{}, error) {
 				_, err := client.Get(ctx, key, clientv3.WithCountOnly())
 				return struct{}{}, err
 			})
@@ -168,7 +168,7 @@ func (p *pool) probe(ctx context.Context, key string) {
 // request is one operation on one endpoint. It is asked of several endpoints
 // at once when the first is slow, so it must be a read, or a write that a
 // second arrival cannot repeat.
-type request[T any] func(context.Context, *connection) (T, error)
+type request[T any] func(context.Context, Etcd) (T, error)
 
 // call asks the best endpoint, and the next one as well whenever an answer
 // takes longer than HedgeAfter or is an error that another member may not

@@ -129,7 +129,7 @@ func (c *Client) commit(ctx context.Context, w write) (int64, error) {
 		then = append(then, clientv3.OpDelete(key))
 	}
 	for {
-		answer, err := call(ctx, c.pool, func(ctx context.Context, client *connection) (*clientv3.TxnResponse, error) {
+		answer, err := call(ctx, c.pool, func(ctx context.Context, client Etcd) (*clientv3.TxnResponse, error) {
 			return client.Txn(ctx).If(
 				clientv3.Compare(clientv3.ModRevision(c.keys.state), "=", w.base),
 				clientv3.Compare(clientv3.ModRevision(c.keys.leader), "=", w.lead),

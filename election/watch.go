@@ -91,7 +91,7 @@ func (c *Client) take(events []*clientv3.Event) {
 // returns it.
 func (c *Client) load(ctx context.Context) (revision int64, wentBack bool, err error) {
 	since := c.view.newest()
-	answer, err := call(ctx, c.pool, func(ctx context.Context, client *connection) (*clientv3.TxnResponse, error) {
+	answer, err := call(ctx, c.pool, func(ctx context.Context, client Etcd) (*clientv3.TxnResponse, error) {
 		return client.Txn(ctx).Then(
 			clientv3.OpGet(c.keys.state),
 			clientv3.OpGet(c.keys.leader),

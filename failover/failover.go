@@ -314,7 +314,9 @@ func (o *operation) verify(ctx context.Context, rt routed) error {
 	// In the ledger before the record is closed: after that nobody would know
 	// that the entry is missing.
 	o.report.Outcome, o.report.EndedAt = Completed, time.Now().UTC()
-	_ = o.saveReport(ctx) // tried once more at the end
+	if err := o.saveReport(ctx); err != nil {
+		return fmt.Errorf("close the operation's record: %w", err)
+	}
 	// The primary is open whether or not this member's own route works: the
 	// record says so, and the report says what could not be verified.
 	uerr := o.update(ctx, func(s *election.State) error {

@@ -241,7 +241,7 @@ func short(s gtid.Set) string {
 
 func (w *world) describe() string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "record: %s, sources %v, leader %s\n", describe(w.store.state), w.store.state.Sources, w.store.leader.Holder)
+	fmt.Fprintf(&b, "record: %s, sources %v, leader %s\n", describe(w.store.state), w.store.state.Sources, w.store.leader)
 	for _, s := range w.servers {
 		src, conn := "nobody", false
 		if s.source != nil {

@@ -62,6 +62,7 @@ const (
 	cutStore
 	cutPrimaryOff
 	storeDown
+	storeHangs
 	storeFlaky
 	stealLead
 	staleWatch
@@ -86,7 +87,7 @@ func (k faultKind) String() string {
 		"cut a host off", "cut the primary's host off", "cut one way of a host", "cut a replica from its source", "cut all replicas but one from the primary",
 		"cut two agents", "cut the leader from an agent", "cut an agent from the store",
 		"cut the primary's host from all but replicas and its own clients",
-		"store without quorum", "store loses answers", "leadership moves", "a watch delivers nothing", "slow statements",
+		"store without quorum", "a member of the store hangs", "store loses answers", "leadership moves", "a watch delivers nothing", "slow statements",
 		"statements hang", "statements hang on the primary", "disk full", "slow applier", "slow network", "switchover",
 		"polite stop", "promise file lost", "replication connections break",
 	}[k]
@@ -100,12 +101,12 @@ var (
 	}
 	following = []faultKind{
 		killServer, killCandidate, freezeServer, freezeCandidate, killLeader, freezeLeader, freezeLeader, killHost, cutHost, cutOneWay,
-		cutSource, cutSource, cutAgents, cutLeader, cutLeader, storeDown, storeFlaky, stealLead, stealLead, staleWatch, slowServer,
+		cutSource, cutSource, cutAgents, cutLeader, cutLeader, storeDown, storeHangs, storeFlaky, stealLead, stealLead, staleWatch, slowServer,
 		slowApplier, slowNetwork, killAgent, losePromise, killPrimary, cutPrimaryOff,
 	}
 	moments = []string{
-		"store update", "store update", "freeze", "freeze", "follow", "follow", "promote", "catch up", "close", "route",
-		"stop receiver", "start replica", "point", "arm", "write marker", "open", "verify", "report", "reset replica", "restart", "clone",
+		"update state", "update state", "freeze", "freeze", "follow", "follow", "promote", "catch up", "close", "route",
+		"stop receiver", "start replica", "point", "arm", "write marker", "open", "verify", "update ledger", "reset replica", "restart", "clone",
 	}
 )
 
@@ -187,8 +188,8 @@ func (w *world) target(f fault) (s *server, a *agent) {
 			s = w.server(st.Operation.To)
 		}
 	case killLeader, freezeLeader, cutLeader, switchover:
-		if w.store.leader.Holder != "" {
-			a = w.agent(w.store.leader.Holder)
+		if w.store.leader != "" {
+			a = w.agent(w.store.leader)
 		}
 	}
 	return s, a
@@ -248,7 +249,7 @@ func (w *world) strike(f fault) (heal func()) {
 		w.switchover(a, w.servers[f.b%len(w.servers)].name, f.coin)
 		return func() {}
 	case stealLead:
-		was := w.store.leader.Holder
+		was := w.store.leader
 		w.steal(other)
 		return func() {
 			if f.coin && was != "" { // and back
@@ -289,16 +290,19 @@ func (w *world) strikeMore(f fault, s *server, a, other *agent) (heal func()) {
 	case cutStore:
 		return w.net.cut(waysBetween(host, []topology.NodeName{storeHost}, true, storage))
 	case storeDown:
-		w.store.down = true
+		w.store.lose()
 		back := w.check.storeAway()
-		return func() { w.store.down = false; back() }
+		return func() { w.store.regain(); back() }
+	case storeHangs:
+		m := f.a % storeMembers
+		w.store.hangs[m] = true
+		return func() { delete(w.store.hangs, m) }
 	case storeFlaky:
 		w.store.lost = 30
 		return func() { w.store.lost = 0 }
 	case staleWatch:
-		r := a.registry
-		r.deaf = true
-		return func() { r.deaf = false }
+		a.deaf = true
+		return func() { a.deaf = false }
 	case slowServer:
 		s.slow = 3000
 		return func() { s.slow = 0 }

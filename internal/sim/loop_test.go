@@ -76,6 +76,7 @@ type call struct {
 	// default it returns the context's error.
 	onEnd func()
 	done  chan struct{}
+	hand  func() // in place of done, see push
 	over  bool
 	value any
 	err   error
@@ -109,6 +110,11 @@ func (l *loop) do(ctx context.Context, by *process, key string, begin func(*call
 // post hands something to the loop without waiting.
 func (l *loop) post(by *process, key string, begin func()) {
 	l.enter(&call{key: key, by: by, begin: func(*call) { begin() }})
+}
+
+// push has something be handed to a process in a turn of its own.
+func (l *loop) push(to *process, hand func()) {
+	l.ready = append(l.ready, &call{key: to.name + " is told", by: to, hand: hand})
 }
 
 func (l *loop) enter(c *call) {
@@ -272,12 +278,18 @@ func (l *loop) run(over func() bool) {
 			c := l.ready[0]
 			l.ready = l.ready[1:]
 			if c.by.dead {
-				close(c.done) // it has no part in anything any more
+				if c.done != nil {
+					close(c.done) // it has no part in anything any more
+				}
 				continue
 			}
 			l.moment()
 			l.turns++
 			l.trace.result(l.now(), c)
+			if c.hand != nil {
+				c.hand()
+				continue
+			}
 			l.spring(c, true)
 			close(c.done)
 			continue

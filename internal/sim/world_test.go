@@ -68,7 +68,8 @@ type agent struct {
 	tower  *watchtower
 
 	proc     *process
-	registry *registry
+	registry *election.Client
+	deaf     bool // the store's changes are not told
 	keeper   *failover.Keeper
 	table    *router.Table
 	control  *failover.Controller
@@ -88,7 +89,7 @@ func newWorld(seed uint64, sh shape, t *trace, dir string, d doubles, log *zap.L
 	w := &world{loop: newLoop(seed, t), shape: sh, dir: dir, doubles: d, log: log, injected: map[string]int{}}
 	w.net = &network{loop: w.loop, cuts: map[way]int{}}
 	w.check = newChecker(w)
-	w.store = &store{w: w, state: election.State{Cluster: "c"}, reports: map[topology.Epoch][]byte{}}
+	w.store = newStore(w)
 	for n := range sh.instances {
 		s := newServer(w, n+1)
 		w.servers = append(w.servers, s)
@@ -101,7 +102,6 @@ func newWorld(seed uint64, sh shape, t *trace, dir string, d doubles, log *zap.L
 		a := &agent{w: w, name: m.Name, member: m, tower: newWatchtower(w, m.Name), proc: newProcess(string(m.Name))}
 		a.proc.dead = true
 		a.table = router.NewTable()
-		a.registry = &registry{w: w, by: a.proc, self: a.name}
 		if m.HasInstance() {
 			a.server = w.servers[i]
 		}
@@ -151,9 +151,7 @@ func (a *agent) start() {
 	}
 	a.proc = newProcess(string(a.name))
 	a.table = router.NewTable()
-	a.registry = &registry{w: w, by: a.proc, self: a.name}
-	wake := [2]chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1)}
-	a.registry.wake = wake[:]
+	a.registry = a.newElection()
 	reg := a.registry
 	var (
 		inst    failover.Instance
@@ -180,20 +178,23 @@ func (a *agent) start() {
 			Automatic: true, Acks: w.shape.acks, Degrade: w.shape.degrade, DropAfter: w.shape.dropAfter, MaxLag: time.Second,
 			Rebuild: true, Expected: len(w.members),
 		},
-		Limits: failover.DefaultLimits(), Registry: reg, Leader: a.registry, Nodes: nodes, Watcher: watcher,
+		Limits: failover.DefaultLimits(), Registry: reg, Leader: reg, Nodes: nodes, Watcher: watcher,
 		Verifier: verifier{a, a.proc, a.table}, Table: a.table,
 	}, log)
-	control.WakeBy(wake[0])
+	changes, _ := reg.Subscribe() // for as long as the process lives
+	control.WakeBy(changes)
+	moves, _ := reg.Subscribe()
 	a.control = control
 	a.ctx, a.stop = context.WithCancel(context.Background())
 	ctx, proc := a.ctx, a.proc
-	run := failover.RouteKeeper{Registry: reg, Watcher: watcher, Table: a.table, MaxLag: time.Second, Wake: wake[1], Log: log}.Run
-	w.loop.after(0, func() { a.registry.learn(w.store.snapshot(), w.store.leader) })
+	run := failover.RouteKeeper{Registry: reg, Watcher: watcher, Table: a.table, MaxLag: time.Second, Wake: moves, Log: log}.Run
 	for i, part := range []func(context.Context) error{
 		func(ctx context.Context) error { return keeper.Run(onBehalf(ctx, "keeper"), nodes) },
 		func(ctx context.Context) error { return watcher.Run(onBehalf(ctx, "watcher")) },
 		func(ctx context.Context) error { return control.Run(onBehalf(ctx, "controller")) },
 		run,
+		func(ctx context.Context) error { return reg.Run(onBehalf(ctx, "election")) },
+		func(ctx context.Context) error { return reg.Register(onBehalf(ctx, "registering"), a.member) },
 	} {
 		w.loop.after(w.loop.between(0, 2*time.Millisecond)+time.Duration(i)*time.Millisecond, func() {
 			if !proc.dead {
