@@ -3,6 +3,7 @@ package election
 import (
 	"context"
 	"fmt"
+	"runtime/pprof"
 	"sync"
 	"time"
 
@@ -74,8 +75,11 @@ func sampled(log *zap.Logger) *zap.Logger {
 // nil. The client is of no use afterwards.
 func (c *Client) Run(ctx context.Context) error {
 	var loops sync.WaitGroup
-	for _, loop := range []func(context.Context){c.watchLoop, c.probeLoop, c.leaseLoop, c.campaignLoop} {
-		loops.Go(func() { loop(ctx) })
+	for name, loop := range map[string]func(context.Context){
+		"watch": c.watchLoop, "probe": c.probeLoop, "lease": c.leaseLoop, "campaign": c.campaignLoop,
+	} {
+		// Profiles, and the simulator, tell by the label whose calls they see.
+		loops.Go(func() { pprof.Do(ctx, pprof.Labels("election", name), loop) })
 	}
 	loops.Wait()
 

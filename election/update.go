@@ -50,6 +50,9 @@ func (c *Client) Update(ctx context.Context, base Snapshot, change func(*State) 
 	if err != nil {
 		return Snapshot{}, err
 	}
+	if err := ctx.Err(); err != nil {
+		return Snapshot{}, fmt.Errorf("update cluster record: %w: %w", ErrUnreachable, err)
+	}
 	select {
 	case <-c.updating:
 		defer func() { c.updating <- struct{}{} }()

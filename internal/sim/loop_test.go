@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
+	"runtime/pprof"
 	"slices"
 	"strings"
 	"sync"
@@ -88,6 +89,9 @@ func (l *loop) do(ctx context.Context, by *process, key string, begin func(*call
 	what := key
 	if of, ok := ctx.Value(behalf{}).(string); ok {
 		key += " (" + of + ")"
+	}
+	if of, ok := pprof.Label(ctx, "election"); ok {
+		key += " " + of
 	}
 	c := &call{what: what, key: key, by: by, ctx: ctx, begin: begin, done: make(chan struct{})}
 	l.enter(c)
