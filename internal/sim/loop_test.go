@@ -271,8 +271,11 @@ func (l *loop) now() time.Duration { return time.Since(l.begin) }
 func (l *loop) run(over func() bool) {
 	timer := time.NewTimer(time.Hour)
 	defer timer.Stop()
-	for !over() {
+	for {
 		synctest.Wait()
+		if over() {
+			return
+		}
 		select {
 		case <-l.poked:
 		default:
