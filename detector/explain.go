@@ -40,21 +40,21 @@ func (k Kind) words() string {
 	case QueryTimedOut:
 		return "got no answer in time"
 	case Unanswered:
-		return "waits for an answer"
+		return "was waiting for an answer"
 	case ProcessExited:
 		return "saw its process exit"
 	case ProcessRunning:
-		return "sees its process run"
+		return "saw its process run"
 	case ReceiverLost:
 		return "lost replication from it"
 	case ReceiverOn:
-		return "replicates from it"
+		return "replicated from it"
 	case MemberGone:
-		return "sees it gone from gossip"
+		return "saw it gone from gossip"
 	case MemberLeft:
 		return "heard it take leave"
 	case MemberPresent:
-		return "hears it"
+		return "heard it"
 	default:
 		return "says nothing"
 	}

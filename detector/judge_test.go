@@ -82,7 +82,7 @@ func TestJudge(t *testing.T) {
 		{"exit: a slow observer's waiting does not", three, []*evb{says("n1", ProcessExited), says("n2", Unanswered).slow()}, topology.Suspect, ProcessExited, ""},
 		{"exit: waiting times are waived", three, []*evb{says("n1", ProcessExited).since(ms), says("n2", ConnectionBroken).since(0)}, topology.Failed, ProcessExited, "lost its connection"},
 		{"exit: one time-out confirms", three, []*evb{says("n1", ProcessExited), says("n3", QueryTimedOut).misses(1)}, topology.Failed, ProcessExited, ""},
-		{"exit: a probe that waits confirms", three, []*evb{says("n1", ProcessExited), says("n3", Alive).round(7), says("n3", Unanswered).round(8)}, topology.Failed, ProcessExited, "waits for an answer"},
+		{"exit: a probe that waits confirms", three, []*evb{says("n1", ProcessExited), says("n3", Alive).round(7), says("n3", Unanswered).round(8)}, topology.Failed, ProcessExited, "was waiting for an answer"},
 		{"exit: a probe that was answered after all does not", three, []*evb{says("n1", ProcessExited), says("n3", Alive).round(8), says("n3", Unanswered).round(8)}, topology.Suspect, ProcessExited, ""},
 		{"waiting alone is nothing", three, []*evb{says("n2", Unanswered), says("n3", Unanswered)}, topology.Unknown, "", ""},
 		{"exit: lost receiver confirms", three, []*evb{says("n1", ProcessExited), says("n3", ReceiverLost).since(ms)}, topology.Failed, ProcessExited, ""},

@@ -80,7 +80,7 @@ func unfit(f Frozen, s survey, p choosePolicy) string {
 	}
 	followers := followersOf(f, s, p)
 	if len(followers) < p.minFollowers {
-		return fmt.Sprintf("only %d instances could acknowledge its commits, %d are required", len(followers), p.minFollowers)
+		return fmt.Sprintf("%d of the %d needed instances could acknowledge its commits", len(followers), p.minFollowers)
 	}
 	if p.kind == election.Resume {
 		return ""

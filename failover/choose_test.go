@@ -81,7 +81,7 @@ func TestChooseCandidate(t *testing.T) {
 		},
 		{
 			name: "there must be enough to acknowledge", policy: choosePolicy{kind: election.Failover, from: "n1", minFollowers: 2},
-			seen: []Frozen{replica("n2", "1:1-9"), replica("n3", "1:1-9")}, refusal: "only 1 instances could acknowledge",
+			seen: []Frozen{replica("n2", "1:1-9"), replica("n3", "1:1-9")}, refusal: "1 of the 2 needed instances could acknowledge",
 		},
 		{
 			name: "the old primary that came back only if nobody else fits", policy: failover,

@@ -218,7 +218,7 @@ func decideFailoverGates(v View, p Policy, add addGate) {
 	add(election.Failover, gateAutomatic, p.Automatic, "failover is automatic", "failover.automatic is off in the configuration")
 	add(election.Failover, gateFailed, v.Primary.Verdict == topology.Failed, v.Primary.Explanation, v.Primary.Explanation)
 	sv := withoutOld(expectedSurvey(v), *s.Primary)
-	add(election.Failover, gateRevocable, sv.proven(), sv.summary(), "no promotion possible: "+sv.summary()+"; waiting for "+missingFor(sv, s.Register))
+	add(election.Failover, gateRevocable, sv.proven(), sv.summary(canBeFrozen), "no promotion possible: "+sv.summary(canBeFrozen)+"; waiting for "+missingFor(sv, s.Register))
 	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Failover, from: s.Primary.Node, minFollowers: p.minAcks()})
 	add(election.Failover, gateCandidate, err == nil, fmt.Sprintf("%s would be promoted", c.Node), fmt.Sprint(err))
 }

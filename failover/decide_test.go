@@ -177,6 +177,11 @@ func TestDecideGates(t *testing.T) {
 			closed: []string{gateRevocable}, reason: "waiting for 1 of [n3]",
 		},
 		{
+			name: "an acker is amnesiac: what could be done is not told as done", op: election.Failover,
+			change: []func(*View){failed, with("n3", func(s *NodeStatus, _ *dbrepl.Status) { s.Certified = false })},
+			closed: []string{gateRevocable}, reason: "1 of 2 needed ackers can be frozen; not counted: n3",
+		},
+		{
 			name: "an acker is being rebuilt", op: election.Failover,
 			change: []func(*View){failed, with("n3", func(s *NodeStatus, _ *dbrepl.Status) { s.Rebuild = &RebuildProgress{Stage: "clone"} })},
 			closed: []string{gateRevocable, gateCandidate},

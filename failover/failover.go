@@ -158,10 +158,10 @@ func (o *operation) revoke(ctx context.Context, c claimed) (revoked, error) {
 	} else {
 		o.closeRoutes(ctx, c.epoch)
 		sv, err = o.freezeAll(ctx, c.epoch)
-		how = sv.summary()
+		how = sv.summary(areFrozen)
 	}
 	if err != nil {
-		done(sv.summary(), err)
+		done(sv.summary(areFrozen), err)
 		return revoked{}, fmt.Errorf("revoke: %w", err)
 	}
 	done(how, nil)

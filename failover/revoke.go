@@ -50,9 +50,9 @@ func (o *operation) freezeAll(ctx context.Context, epoch topology.Epoch) (survey
 	})
 	switch {
 	case wantAll && len(sv.silent) > 0:
-		return sv, fmt.Errorf("%w: bootstrap needs every instance: %s", ErrNoProof, sv.summary())
+		return sv, fmt.Errorf("%w: bootstrap needs every instance: %s", ErrNoProof, sv.summary(areFrozen))
 	case !sv.proven():
-		return sv, fmt.Errorf("%w: %s; waiting for %s", ErrNoProof, sv.summary(), missingFor(sv, o.plan.Register))
+		return sv, fmt.Errorf("%w: %s; waiting for %s", ErrNoProof, sv.summary(areFrozen), missingFor(sv, o.plan.Register))
 	}
 	return sv, nil
 }

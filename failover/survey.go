@@ -11,6 +11,13 @@ import (
 	"interrex/internal/topology"
 )
 
+// What is told of the ackers that count: in an operation, and of one that might
+// be.
+const (
+	areFrozen   = "frozen"
+	canBeFrozen = "can be frozen"
+)
+
 // survey is what the operation knows of the instances once nothing more can
 // be acknowledged in the old epoch.
 type survey struct {
@@ -33,9 +40,15 @@ func (s survey) has(node topology.NodeName) bool {
 	return slices.ContainsFunc(s.seen, func(f Frozen) bool { return f.Node == node })
 }
 
-func (s survey) summary() string {
+// summary tells who proves what. state is what they are: frozen, or that they
+// can be.
+func (s survey) summary(state string) string {
 	var b strings.Builder
-	fmt.Fprintf(&b, "%d of %d needed ackers frozen", len(s.counted), s.needed)
+	if s.needed > 0 {
+		fmt.Fprintf(&b, "%d of %d needed ackers %s", len(s.counted), s.needed, state)
+	} else {
+		fmt.Fprintf(&b, "%d instances %s", len(s.counted), state)
+	}
 	if s.oldClosed {
 		b.WriteString(", old primary closed")
 	}

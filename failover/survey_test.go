@@ -126,12 +126,12 @@ func TestSurvey(t *testing.T) {
 			require.Equal(t, c.counted, s.counted)
 			require.True(t, s.union.Equal(gtids(c.union)), "union is %s", s.union)
 			require.Equal(t, c.oldClosed, s.oldClosed)
-			require.Equal(t, c.proven, s.proven(), s.summary())
+			require.Equal(t, c.proven, s.proven(), s.summary(areFrozen))
 			require.Len(t, s.silent, len(c.silent)+1)
 			for n, why := range c.silent {
 				require.Contains(t, s.silent[n], why)
 			}
-			require.Contains(t, s.summary(), "n9: no route to host")
+			require.Contains(t, s.summary(areFrozen), "n9: no route to host")
 		})
 	}
 }
@@ -141,6 +141,7 @@ func TestSurveyOfBootstrapCountsEverybody(t *testing.T) {
 	require.Equal(t, names{"n1", "n2"}, s.counted)
 	require.True(t, s.union.Equal(gtids("1:1-3,2:1")))
 	require.True(t, s.proven())
+	require.Equal(t, "2 instances frozen", s.summary(areFrozen))
 }
 
 func TestProveRPO(t *testing.T) {
