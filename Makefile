@@ -60,8 +60,8 @@ test: need-cc fetch ## Run every test with the race detector, on real servers (P
 ROUNDS ?= 20
 
 .PHONY: soak-failover
-soak-failover: fetch ## Kill and switch over the primary by turns under load, ROUNDS times, and count the rows
-	$(GO) test -tags $(TAGS) -buildvcs=false -count=1 -v -timeout 2h -run TestAlternatingKillsAndSwitchovers ./internal/acceptance -args -rounds $(ROUNDS)
+soak-failover: fetch ## Kill and switch over under load, ROUNDS times, then a minute without etcd; count the rows
+	$(GO) test -tags $(TAGS) -buildvcs=false -count=1 -v -timeout 2h -run '^(TestAlternatingKillsAndSwitchovers|TestEtcdGone)$$' ./internal/acceptance -args -rounds $(ROUNDS) -etcd-gone 1m
 
 # How long faults are struck, and what chooses them (default: drawn, and printed).
 DURATION ?= 5m

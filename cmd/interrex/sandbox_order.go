@@ -2,6 +2,7 @@ package main
 
 import (
 	"context"
+	"fmt"
 
 	"github.com/spf13/cobra"
 
@@ -11,6 +12,7 @@ import (
 // sandboxOrder is a command about one node of a sandbox.
 type sandboxOrder struct {
 	name, short, long string
+	done              string // what is said of the node afterwards
 	hidden            bool
 	do                func(sandbox.Cluster, context.Context, string) error
 }
@@ -19,18 +21,22 @@ func sandboxOrders() []sandboxOrder {
 	return []sandboxOrder{
 		{
 			name: "kill", short: "End a server with SIGKILL", do: sandbox.Cluster.Kill,
+			done: "was killed; it stays dead until interrex sandbox start",
 			long: "End a node's server with SIGKILL, as a crash would. It stays dead until start.",
 		},
 		{
 			name: "freeze", short: "Stop a server from running, until thaw", do: sandbox.Cluster.Freeze,
+			done: "does not run any more, until interrex sandbox thaw",
 			long: "Stop a node's server with SIGSTOP: it still accepts connections and answers\nnothing, until thaw.",
 		},
 		{
 			name: "thaw", short: "Let a frozen server go on", do: sandbox.Cluster.Thaw,
+			done: "runs again",
 			long: "Let a node's frozen server go on (SIGCONT), as if it had slept.",
 		},
 		{
 			name: "start", short: "Start a server that was killed", do: sandbox.Cluster.Start,
+			done: "runs; interrex status shows what becomes of it",
 			long: "Start a node's server that is not running, and return when it answers. It starts\nclosed; its agent decides what becomes of it.",
 		},
 		{
@@ -72,7 +78,13 @@ func (o sandboxOrder) command(dir *string) *cobra.Command {
 			if err != nil {
 				return err
 			}
-			return o.do(cluster, command.Context(), args[0])
+			if err := o.do(cluster, command.Context(), args[0]); err != nil {
+				return err
+			}
+			if o.done != "" {
+				fmt.Fprintf(command.OutOrStdout(), "%s's server %s\n", args[0], o.done)
+			}
+			return nil
 		},
 	}
 }

@@ -25,8 +25,9 @@ import (
 
 // cluster is a running sandbox.
 type cluster struct {
-	dir  string
-	info sandbox.Info
+	dir    string
+	info   sandbox.Info
+	upTook time.Duration // how long `sandbox up` took
 	// guard holds a pipe to a process that ends the sandbox when this one is
 	// gone, however it went.
 	guard io.Closer
@@ -89,7 +90,8 @@ func up(t *testing.T, args ...string) *cluster {
 		c.down()
 	}
 	require.NoError(t, err, out)
-	t.Logf("cluster is up after %.1f s", time.Since(began).Seconds())
+	c.upTook = time.Since(began)
+	t.Logf("cluster is up after %.1f s", c.upTook.Seconds())
 	c.readInfo(t)
 	return c
 }
@@ -146,8 +148,11 @@ func (c *cluster) run(args ...string) (string, error) {
 // order is a sandbox command about one node: kill, start, freeze, thaw …
 func (c *cluster) order(t *testing.T, command, node string) {
 	t.Helper()
-	_, err := c.run("sandbox", command, node, "--dir", c.dir)
+	said, err := c.run("sandbox", command, node, "--dir", c.dir)
 	require.NoError(t, err)
+	if !strings.HasSuffix(command, "-agent") { // those are for tests only
+		require.Contains(t, said, node+"'s server")
+	}
 }
 
 func (c *cluster) node(name string) sandbox.NodeInfo {

@@ -12,7 +12,7 @@
 // healthy when a test wants it is replaced by a new one; every wait has a limit
 // and prints the last state seen; figures are printed, and judged generously.
 //
-// The soak test is the same as the short one, with more rounds:
+// The soak test is the same as the short ones, with more rounds and longer:
 //
 //	make soak-failover ROUNDS=20
 //

@@ -101,8 +101,11 @@ func (c *cluster) switchover(t *testing.T, node, to string) (int, api.Report, ap
 // flaw says why a cluster is not as it should be when nothing is wrong; empty
 // means healthy.
 func flaw(v api.Cluster) string {
-	replicas := 0
+	servers, replicas := 0, 0
 	for _, m := range v.Members {
+		if m.Role != api.RoleArbiter {
+			servers++
+		}
 		if m.Role == api.RoleReplica {
 			replicas++
 		}
@@ -110,7 +113,7 @@ func flaw(v api.Cluster) string {
 	switch d := v.Durability; {
 	case v.Status != api.StatusHealthy || v.Primary == nil:
 		return "it is " + string(v.Status)
-	case replicas != len(v.Members)-1 || replicas == 0:
+	case replicas != servers-1 || replicas == 0:
 		return fmt.Sprintf("%d replicas", replicas)
 	case len(d.Ackers) != replicas || len(d.Acknowledging) != replicas:
 		return fmt.Sprintf("%d ackers, %d acknowledge", len(d.Ackers), len(d.Acknowledging))

@@ -97,6 +97,7 @@ func TestProfiles(t *testing.T) {
 func TestUnreadableFileIsNotAFault(t *testing.T) {
 	_, err := config.Load(filepath.Join(t.TempDir(), "none.yaml"))
 	require.ErrorIs(t, err, os.ErrNotExist)
+	require.ErrorContains(t, err, "`interrex config example` prints one")
 	var faults config.Faults
 	require.False(t, errors.As(err, &faults))
 }

@@ -6,7 +6,7 @@ import "errors"
 var (
 	// ErrNotRunning is returned when the sandbox's supervisor does not
 	// answer: the sandbox is down. Bring it up.
-	ErrNotRunning = errors.New("sandbox is not running")
+	ErrNotRunning = errors.New("the sandbox is not running; `interrex sandbox up` brings it up")
 	// ErrRunning is returned by Up for a sandbox that is up already.
 	ErrRunning = errors.New("sandbox is running already")
 	// ErrNoSandbox is returned for a folder that holds no sandbox.
