@@ -97,7 +97,7 @@ func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 type driverLog struct{ log *zap.Logger }
 
 func (l driverLog) Print(v ...any) {
-	l.log.Debug("mysql driver", zap.String("message", fmt.Sprint(v...)))
+	l.log.Debug("mysql driver", zap.String("text", fmt.Sprint(v...)))
 }
 
 func (i *Instance) connector(readTimeout time.Duration, with map[string]string) (driver.Connector, error) {

@@ -281,7 +281,7 @@ func (o *operation) pushRoute(ctx context.Context, r router.Route, settle bool) 
 		go func() {
 			defer pushes.Done()
 			if perr := node.Route(sctx, r); perr != nil {
-				o.log.Debug("route not delivered", zap.String("node", string(m.Name)), zap.Error(perr))
+				o.log.Debug("route not delivered", zap.String("member", string(m.Name)), zap.Error(perr))
 			}
 		}()
 	}
@@ -324,10 +324,10 @@ func (o *operation) follow(ctx context.Context, up caughtUp, primary election.Pr
 			defer cancel()
 			began := time.Now()
 			if err := node.Follow(fctx, req); err != nil {
-				o.log.Warn("instance does not follow yet", zap.String("node", string(f.Node)), zap.Error(err))
+				o.log.Warn("instance does not follow yet", zap.String("instance", string(f.Node)), zap.Error(err))
 				return
 			}
-			o.log.Info("instance follows", zap.String("node", string(f.Node)),
+			o.log.Info("instance follows", zap.String("instance", string(f.Node)),
 				zap.Bool("acker", req.Acker), zap.Duration("took", time.Since(began)))
 		}()
 	}

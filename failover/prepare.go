@@ -123,7 +123,7 @@ func (o *operation) goAhead(ctx context.Context, c claimed) ([]topology.NodeName
 				err = node.Follow(gctx, own)
 			}
 			if err != nil {
-				o.log.Warn("instance does not go ahead", zap.String("node", string(name)), zap.Error(err))
+				o.log.Warn("instance does not go ahead", zap.String("instance", string(name)), zap.Error(err))
 				return
 			}
 			mu.Lock()

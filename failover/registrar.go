@@ -344,7 +344,7 @@ func (r *rejoiner) readmit(ctx context.Context, v View, n, primary NodeStatus) e
 		delete(s.Register.Accounts, name)
 	})
 	if err == nil {
-		r.log.Info("member that was shut out may receive again", zap.String("node", string(name)))
+		r.log.Info("member that was shut out may receive again", zap.String("instance", string(name)))
 	}
 	return err
 }

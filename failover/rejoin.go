@@ -111,7 +111,7 @@ func (r *rejoiner) tidy(ctx context.Context, v View) {
 	if primary.Instance.ServerUUID != p.ServerUUID || !primary.Instance.Executed.Union(primary.Instance.Committing).Contains(p.Base) {
 		// Beside another server, or an emptied one, everything looks errant.
 		r.log.Error("the recorded primary is not the server it was: nothing is brought back behind it",
-			zap.String("node", string(p.Node)), zap.String("server_uuid", primary.Instance.ServerUUID))
+			zap.String("instance", string(p.Node)), zap.String("server_uuid", primary.Instance.ServerUUID))
 		return
 	}
 	for _, name := range slices.Sorted(maps.Keys(v.Nodes)) {
@@ -138,7 +138,7 @@ func (r *rejoiner) tidy(ctx context.Context, v View) {
 		}
 		if err := r.apply(ctx, v, n, primary, what, errant); err != nil && ctx.Err() == nil {
 			r.notBefore[name] = time.Now().Add(time.Second)
-			r.log.Warn("instance is not back yet", zap.String("node", string(name)), zap.Error(err))
+			r.log.Warn("instance is not back yet", zap.String("instance", string(name)), zap.Error(err))
 		}
 	}
 }
@@ -147,7 +147,7 @@ func (r *rejoiner) apply(ctx context.Context, v View, n, primary NodeStatus, wha
 	name := n.Member.Name
 	switch what {
 	case remedyFollow:
-		r.log.Info("instance is told to follow", zap.String("node", string(name)))
+		r.log.Info("instance is told to follow", zap.String("instance", string(name)))
 		return r.follow(ctx, v.State, n, primary, v.State.Register.Has(name))
 	case remedyAdmit:
 		return r.admit(ctx, v, n, primary)
@@ -162,7 +162,7 @@ func (r *rejoiner) apply(ctx context.Context, v View, n, primary NodeStatus, wha
 	case remedyReport:
 		r.notBefore[name] = time.Now().Add(30 * time.Second)
 		r.log.Error("instance holds errant transactions and is left as it is (failover.rejoin is leave)",
-			zap.String("node", string(name)), zap.Stringer("errant", errant))
+			zap.String("instance", string(name)), zap.Stringer("errant", errant))
 	case remedyNone:
 	}
 	return nil
@@ -195,7 +195,7 @@ func (r *rejoiner) admit(ctx context.Context, v View, n, primary NodeStatus) err
 	if err != nil {
 		return err
 	}
-	r.log.Info("instance has caught up: registered as acker", zap.String("node", string(name)))
+	r.log.Info("instance has caught up: registered as acker", zap.String("instance", string(name)))
 	return r.follow(ctx, snap.State, n, primary, true)
 }
 
@@ -247,7 +247,7 @@ func (r *rejoiner) rebuild(ctx context.Context, v View, n NodeStatus, errant gti
 			address = m.MySQL
 		}
 	}
-	r.log.Warn("instance holds errant transactions: saving them and rebuilding", zap.String("node", string(name)),
+	r.log.Warn("instance holds errant transactions: saving them and rebuilding", zap.String("instance", string(name)),
 		zap.String("donor", string(donor)), zap.Stringer("errant", errant))
 	if err := node.Rebuild(ctx, RebuildRequest{Epoch: v.State.Primary.Epoch, Donor: donor, Address: address, Errant: errant}); err != nil && !errors.Is(err, ErrBusy) {
 		return err

@@ -72,6 +72,7 @@ func newLogger(c config.Log) (*zap.Logger, func(), error) {
 	z.EncoderConfig.TimeKey = "time"
 	z.EncoderConfig.MessageKey = "message"
 	z.EncoderConfig.EncodeTime = zapcore.RFC3339NanoTimeEncoder
+	z.EncoderConfig.EncodeDuration = zapcore.StringDurationEncoder
 	z.Sampling = nil // what is noisy is sampled where it is made
 	z.DisableStacktrace = true
 	z.DisableCaller = true

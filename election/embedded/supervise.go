@@ -137,7 +137,7 @@ func (m *messages) relay(from io.Reader, log *zap.Logger) {
 		if line == "" {
 			continue
 		}
-		log.Warn("etcd says", zap.String("message", line))
+		log.Warn("etcd says", zap.String("text", line))
 		m.mu.Lock()
 		m.lines = append(m.lines, line)
 		m.lines = m.lines[max(0, len(m.lines)-remembered):]
