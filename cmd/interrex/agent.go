@@ -279,7 +279,7 @@ func (a *agent) buildController(context.Context) error {
 func (a *agent) buildServer(ctx context.Context) error {
 	security := api.Security{
 		OperatorToken: a.secrets.operatorToken, MemberToken: a.secrets.memberToken,
-		GossipKey: string(a.secrets.gossipKey), MutualTLS: a.tls != nil, Reads: api.ReadsOpen,
+		GossipKey: string(a.secrets.gossipKey), MutualTLS: a.tls != nil, Reads: api.Reads(a.cfg.Security.Reads),
 	}
 	if err := api.CheckExposure(a.cfg.Listeners.API, security); err != nil {
 		return err

@@ -177,10 +177,23 @@ type Security struct {
 	// File that holds the token members send each other with every command,
 	// as above.
 	MemberTokenFile string `yaml:"member_token_file" need:"true" form:"secret"`
+	// Who may read status, metrics and ledger. open: whoever reaches the
+	// listener. token: who shows the operator's token, or a client certificate
+	// of security.tls.ca_file. Health checks are open in any case.
+	Reads Reads `yaml:"reads" default:"open" oneof:"open|token"`
 	// Certificates of the API and of the embedded etcd, for both ends of a
 	// connection between members. Files are read again when they change.
 	TLS TLS `yaml:"tls"`
 }
+
+// Reads says who may read.
+type Reads string
+
+// Who may read.
+const (
+	ReadsOpen  Reads = "open"
+	ReadsToken Reads = "token"
+)
 
 // Log is where the agent logs to.
 type Log struct {
