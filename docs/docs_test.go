@@ -129,14 +129,50 @@ func command(text string) (words, flags []string) {
 	return words, flags
 }
 
+// build builds the program.
+func build(t *testing.T) string {
+	t.Helper()
+	program := filepath.Join(t.TempDir(), "interrex")
+	out, err := exec.Command("go", "build", "-buildvcs=false", "-tags", "nomsgpack", "-o", program, "../cmd/interrex").CombinedOutput()
+	require.NoError(t, err, string(out))
+	return program
+}
+
+// block is the one code block of a page that contains text.
+func block(t *testing.T, page, text string) string {
+	t.Helper()
+	raw, err := os.ReadFile(page)
+	require.NoError(t, err)
+	var found []string
+	for i, part := range strings.Split(string(raw), "\n```") {
+		if i%2 == 1 && strings.Contains(part, text) {
+			_, code, _ := strings.Cut(part, "\n") // after the language
+			found = append(found, code+"\n")
+		}
+	}
+	require.Len(t, found, 1, "%s: blocks with %q", page, text)
+	return found[0]
+}
+
+// TestQuickStartFiles: the secrets and certificates that the quick start makes,
+// and the configuration that it shows, are ones that an agent starts with.
+func TestQuickStartFiles(t *testing.T) {
+	dir := t.TempDir()
+	recipe := exec.Command("bash", "-euc", block(t, "quick-start.md", "openssl rand")+"cp db1.pem cert.pem\ncp db1.key key.pem\n")
+	recipe.Dir = dir
+	out, err := recipe.CombinedOutput()
+	require.NoError(t, err, string(out))
+	config := filepath.Join(dir, "agent.yaml")
+	require.NoError(t, os.WriteFile(config, []byte(block(t, "quick-start.md", "\nlisteners:")), 0o600))
+	said, err := exec.Command(build(t), "config", "check", config).CombinedOutput()
+	require.NoError(t, err, string(said))
+	require.Contains(t, string(said), "valid for member db1 of cluster shop, 0 warnings")
+}
+
 // TestCommands: every command that the manual prints is one that the program
 // knows, with each of its flags.
 func TestCommands(t *testing.T) {
-	program := filepath.Join(t.TempDir(), "interrex")
-	build := exec.Command("go", "build", "-buildvcs=false", "-tags", "nomsgpack", "-o", program, "../cmd/interrex")
-	out, err := build.CombinedOutput()
-	require.NoError(t, err, string(out))
-
+	program := build(t)
 	commands := map[string]string{} // with the page that prints it
 	for _, page := range pages(t) {
 		text, code := prose(t, page)
