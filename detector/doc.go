@@ -17,8 +17,8 @@
 // The judgement (judge.go) is pure: the time, the windows, the registered
 // members and the evidence go in; verdict, votes and an explanation come out.
 //
-// Invariants: I8 (nothing is decided by gossip alone), I9 (a gossip hiccup
-// demotes nobody), I10 (each verdict explains itself).
+// Invariants: I9 (a gossip hiccup demotes nobody), I10 (each verdict explains
+// itself).
 //
 // Start reading at judge.go, then detector.go.
 package detector

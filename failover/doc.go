@@ -6,6 +6,6 @@
 // it asks through the interfaces in ports.go, which the other packages
 // implement.
 //
-// Invariants kept here: I1-I3, I5-I8, I10. Start reading at failover.go, where
+// Invariants kept here: I1-I8, I10. Start reading at failover.go, where
 // the steps stand in the order of the safety argument.
 package failover

@@ -8,7 +8,7 @@ import (
 	"sync"
 )
 
-// Table is a member's copy of the route. It starts closed at epoch 0 (I6),
+// Table is a member's copy of the route. It starts closed at epoch 0,
 // takes routes in whatever order and number they arrive, and never goes back
 // (I5): tables that were given the same routes lead to the same primary. It is
 // kept in memory only; a member that restarts learns the route anew.

@@ -47,7 +47,7 @@ and tells every fault at once with line, key and fix. Starts nothing. Run it as
 the agent's user: secrets must belong to that one.
 
 Exits with 0 if an agent would start with the file, otherwise with 1.`,
-		Example: "  sudo -u interrex interrex config check /etc/interrex/agent.yaml",
+		Example: "  sudo -u mysql interrex config check /etc/interrex/agent.yaml",
 		Args:    cobra.ExactArgs(1),
 		RunE: func(command *cobra.Command, args []string) error {
 			cfg, err := config.Load(args[0])

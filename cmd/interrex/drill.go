@@ -1,7 +1,6 @@
 package main
 
 import (
-	"bufio"
 	"context"
 	"crypto/rand"
 	"encoding/json"
@@ -215,12 +214,11 @@ func confirmDrill(ctx context.Context, command *cobra.Command, runner *drill.Run
 	if f.yes || !isTerminal(command.InOrStdin()) {
 		return nil
 	}
-	fmt.Fprintf(command.ErrOrStderr(), "%d times? [y/N] ", f.count)
-	answer, err := bufio.NewReader(command.InOrStdin()).ReadString('\n')
-	if a := strings.ToLower(strings.TrimSpace(answer)); err != nil || a != "y" && a != "yes" {
-		return errors.New("not confirmed; nothing was done")
+	question := "Begin?"
+	if f.count > 1 {
+		question = fmt.Sprintf("Begin, %d times?", f.count)
 	}
-	return nil
+	return confirm(command, question)
 }
 
 // write writes the report's file, if one is wanted.

@@ -93,8 +93,8 @@ func newSandboxUpCommand(dir *string) *cobra.Command {
 healthy. Addresses, accounts and the operator's token are in sandbox.json in the
 folder. If it fails, nothing is left running.
 
-Each node has eight ports, ten apart, from the base port on: mysql, mysql admin, api, gossip,
-rw, ro, etcd client, etcd peer.`,
+Each node has eight ports, ten apart, from the base port on: mysql, mysql admin,
+api, gossip, rw, ro, etcd client, etcd peer.`,
 		Example: `  interrex sandbox up
   interrex sandbox up --nodes 5 --base-port 20000 --dir /tmp/five
   interrex sandbox up --mysqld /opt/mysql-8.4/bin/mysqld`,

@@ -33,9 +33,9 @@ acknowledged commit is worth now, who leads, what is in flight, and each member.
 The status word is healthy, degraded (writes are served, but the next failure
 would be worse than it must be), failing_over (an operation moves the primary),
 starved (no writes: the primary is well, and commits wait for replicas that do
-not acknowledge) or no_primary (no writes: nobody serves them). Missing counts transactions of the
-primary that a member has not executed; lag is how long ago the last one it has
-executed was committed.
+not acknowledge) or no_primary (no writes: nobody serves them). Missing counts
+transactions of the primary that a member has not executed; lag is how long ago
+the last one it has executed was committed.
 ` + clientHelp + exitHelp,
 		Example: `  interrex status
   interrex status --watch

@@ -23,7 +23,7 @@ type facts struct {
 // with different checks.
 type memberKey struct{ upstream, address string }
 
-// isOlder tells whether route a must not follow route b (I5, I6).
+// isOlder tells whether route a must not follow route b (I5).
 func isOlder(a, b router.Route) bool {
 	return a.Epoch < b.Epoch || a.Epoch == b.Epoch && a.Phase == router.Closed && b.Phase == router.Open
 }

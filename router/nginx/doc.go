@@ -13,7 +13,7 @@
 // processes were replaced. If any of that fails the previous file is put back.
 //
 // It never decides who is primary, never obeys a route older than one it has
-// seen (I5, I6), never leaves an upstream without servers, never writes when a
+// seen (I5), never leaves an upstream without servers, never writes when a
 // block it owns is missing or there twice, never runs a shell, and renders
 // nothing but addresses it has parsed. People may edit the file at any time: it
 // is read anew before each change, and what they wrote outside the owned lines

@@ -269,9 +269,9 @@ func (f *fakeTable) set(r router.Route) {
 	f.ch <- struct{}{}
 }
 
-// TestInvariant_I6_RoutesNeverGoBack: a delayed route of a lower epoch is
-// refused, and shown (R3).
-func TestInvariant_I6_RoutesNeverGoBack(t *testing.T) {
+// TestInvariant_I5_RoutesNeverGoBack: a delayed route of a lower epoch is
+// refused, and shown.
+func TestInvariant_I5_RoutesNeverGoBack(t *testing.T) {
 	a, b, rw := sayer(t), sayer(t), porttest.Address(t)
 	n := newNginx(t, streamBody(rw, "server "+a+";"))
 	n.start()
