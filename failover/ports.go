@@ -232,31 +232,6 @@ type Verifier interface {
 	VerifyWrite(ctx context.Context, epoch topology.Epoch) error
 }
 
-// Judgement is the detector's verdict on an instance, as operations need it.
-type Judgement struct {
-	Subject topology.NodeName `json:"subject"`
-	Verdict topology.Verdict  `json:"verdict"`
-	Cause   string            `json:"cause"`
-	// Explanation is one sentence a person can act on.
-	Explanation string `json:"explanation"`
-	// LastGood is how long ago, at the moment of the judgement, the instance
-	// was last known to work; FirstBad how long ago the first evidence
-	// against it was seen.
-	LastGood time.Duration `json:"last_good_ns"`
-	FirstBad time.Duration `json:"first_bad_ns"`
-	At       time.Time     `json:"at"`
-	Votes    []Vote        `json:"votes"`
-}
-
-// Vote is one member's evidence on the judged instance.
-type Vote struct {
-	Observer topology.NodeName `json:"observer"`
-	Kind     string            `json:"kind"`
-	Age      time.Duration     `json:"age_ns"`
-	Against  bool              `json:"against"`
-	Detail   string            `json:"detail,omitempty"`
-}
-
 // Gate is one condition an operation depends on, readable at all times (I10).
 type Gate struct {
 	Name      string        `json:"name"`

@@ -67,6 +67,7 @@ type agent struct {
 	peers    *api.Peers
 	watcher  *failover.Watcher
 	control  *failover.Controller
+	journal  *failover.Journal
 	faults   *drill.Faults
 	proxy    *proxy.Proxy
 	nginx    []*nginx.Rewriter
@@ -266,6 +267,8 @@ func (a *agent) buildController(context.Context) error {
 		Self: a.self.Name, Policy: policyOf(a.cfg), Limits: limitsOf(a.cfg), Registry: a.registry, Leader: a.registry,
 		Placement: placement, Voters: voters, Nodes: a.peers, Watcher: a.watcher, Verifier: verifier, Table: a.table,
 	}, a.log)
+	a.journal = failover.NewJournal(filepath.Join(a.cfg.Node.DataDir, "decisions.json"), a.self.Name,
+		a.watcher.View, judge{a.detector}, a.control.Gates, a.log)
 	a.registry.SetCandidacy(func() (bool, time.Duration) {
 		// Any member may lead; one whose node holds the primary hangs back.
 		if p := a.registry.Snapshot().State.Primary; p != nil && p.Node == a.self.Name {
@@ -340,7 +343,7 @@ func (a *agent) run(ctx context.Context) error {
 	ctx, a.stop = context.WithCancel(ctx)
 	defer a.stop()
 	g, ctx := errgroup.WithContext(ctx)
-	wakeControl, cancelControl := a.merge(ctx, g)
+	wakeControl, wakeJournal, cancelControl := a.merge(ctx, g)
 	defer cancelControl()
 	a.control.WakeBy(wakeControl)
 	wakeRoutes, cancelRoutes := a.registry.Subscribe()
@@ -362,6 +365,7 @@ func (a *agent) run(ctx context.Context) error {
 		}.Run(ctx)
 	})
 	g.Go(func() error { return a.control.Run(ctx) })
+	g.Go(func() error { return a.journal.Run(ctx, wakeJournal) })
 	g.Go(func() error { return a.faults.Run(ctx) })
 	g.Go(func() error { return a.server.Serve(ctx, a.listener) })
 	if a.proxy != nil {
@@ -394,11 +398,11 @@ func (a *agent) run(ctx context.Context) error {
 	return err
 }
 
-// merge gives the controller one wake-up channel for the record and the
-// verdicts.
-func (a *agent) merge(ctx context.Context, g *errgroup.Group) (<-chan struct{}, func()) {
+// merge gives the controller, and the journal, a wake-up channel each for the
+// record and the verdicts.
+func (a *agent) merge(ctx context.Context, g *errgroup.Group) (control, journal <-chan struct{}, cancel func()) {
 	record, cancel := a.registry.Subscribe()
-	merged := make(chan struct{}, 1)
+	merged := []chan struct{}{make(chan struct{}, 1), make(chan struct{}, 1)}
 	g.Go(func() error {
 		for {
 			select {
@@ -407,13 +411,15 @@ func (a *agent) merge(ctx context.Context, g *errgroup.Group) (<-chan struct{}, 
 			case <-record:
 			case <-a.detector.Changes():
 			}
-			select {
-			case merged <- struct{}{}:
-			default: // not yet read: it will see this change too
+			for _, wake := range merged {
+				select {
+				case wake <- struct{}{}:
+				default: // not yet read: it will see this change too
+				}
 			}
 		}
 	})
-	return merged, cancel
+	return merged[0], merged[1], cancel
 }
 
 // register tells etcd where this member is, and again until etcd has heard.

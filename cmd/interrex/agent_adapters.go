@@ -35,14 +35,30 @@ func (j judge) MemberFailed(name topology.NodeName) bool {
 func judgementOf(d detector.Judgement) failover.Judgement {
 	out := failover.Judgement{
 		Subject: d.Subject, Verdict: d.Verdict, Cause: string(d.Cause), Explanation: d.Explanation,
-		LastGood: max(d.LastGood, 0), FirstBad: d.FirstBad, At: d.At,
+		LastGood: max(d.LastGood, 0), FirstBad: d.FirstBad, At: d.At, Needed: d.Needed,
 	}
 	for _, v := range d.Votes {
 		out.Votes = append(out.Votes, failover.Vote{
-			Observer: v.Observer, Kind: string(v.Kind), Age: v.Age, Against: v.Against, Detail: v.Detail,
+			Observer: v.Observer, Kind: string(v.Kind), Age: v.Age, Against: v.Against, For: v.For,
+			Why: whyNot(v), Detail: v.Detail,
 		})
 	}
 	return out
+}
+
+// whyNot says why a vote does not count; empty for one that does.
+func whyNot(v detector.Vote) string {
+	switch {
+	case v.Against || v.For:
+		return ""
+	case v.Why != "":
+		return "it " + v.Why
+	case v.Kind == "" && v.Age > 0:
+		return "it is silent: what it last said is too old"
+	case v.Kind == "":
+		return "it has said nothing"
+	}
+	return "it says that it lives, and nothing else"
 }
 
 // classify tells the detector what a probe's error means.
@@ -237,6 +253,8 @@ func (b *backend) Evidence(name topology.NodeName) (failover.Judgement, bool) {
 	}
 	return judgementOf(b.detector.Judgement(name)), true
 }
+
+func (b *backend) Decisions() []failover.Decision { return b.journal.Decisions() }
 
 func (b *backend) Reports(ctx context.Context, n int) ([]failover.Report, error) {
 	raws, err := b.registry.Reports(ctx, n)

@@ -205,18 +205,7 @@ func printEvidence(s screen, r api.Report) {
 	if e.FirstBadMS > 0 {
 		s.field("first bad", millisText(e.FirstBadMS)+" before the verdict")
 	}
-	if len(e.Votes) == 0 {
-		return
-	}
-	rows := make([]table.Row, len(e.Votes))
-	for i, v := range e.Votes {
-		side := s.good("for it")
-		if v.Against {
-			side = s.bad("against it")
-		}
-		rows[i] = table.Row{v.Observer, v.Kind, side, millisText(v.AgeMS), v.Detail}
-	}
-	s.table(rows, 5, []int{4}, "observer", "saw", "speaks", "age", "detail")
+	printVotes(s, e)
 }
 
 func printProof(s screen, p api.Proof) {

@@ -42,6 +42,7 @@ every route to it, and report how long writes were out (RTO) and what was lost
 		newSwitchoverCommand(),
 		newHistoryCommand(),
 		newGatesCommand(),
+		newExplainCommand(),
 		newObjectivesCommand(),
 		newMemberCommand(),
 		newPauseCommand(),

@@ -3,9 +3,12 @@ package main
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"flag"
+	"maps"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
 
@@ -79,8 +82,9 @@ func sampleReport() api.Report {
 		Evidence: api.Judgement{
 			Subject: "db1", Verdict: topology.Failed, Cause: "process_exited", Explanation: "2 of 3 are against it", LastGoodMS: 20, FirstBadMS: 13,
 			Votes: []api.Vote{
-				{Observer: "db2", Kind: "refused", AgeMS: 1.5, Against: true, Detail: "connection refused"},
-				{Observer: "arb", Kind: "alive", AgeMS: 95, Detail: ""},
+				{Observer: "db2", Kind: "refused", AgeMS: 1.5, Against: true, Counts: api.CountsAgainst, Detail: "connection refused"},
+				{Observer: "db3", Kind: "query_timed_out", AgeMS: 250, Counts: api.CountsNot, Why: "it says of itself that it is slow"},
+				{Observer: "arb", Kind: "alive", AgeMS: 95, Counts: api.CountsFor},
 			},
 		},
 		Gates: []failover.Gate{
@@ -93,6 +97,34 @@ func sampleReport() api.Report {
 			Promoted: gtid.MustParse("11111111-1111-1111-1111-111111111111:1-100"),
 			Errant:   pointer(gtid.MustParse("11111111-1111-1111-1111-111111111111:101")), SavedFile: "/var/lib/interrex/errant/1.sql",
 		}},
+	}
+}
+
+func sampleExplained() api.Explained {
+	e := sampleReport().Evidence
+	return api.Explained{
+		By: "db2", Evidence: &e,
+		Explanation: failover.Explanation{
+			Question: "Is db1 failed over now, and why or why not?", Answer: "No. db1 has failed, and the failover is held back by a gate.",
+			Because: []string{"gate not_paused is closed: paused by kim", "process_exited: the server's process has ended", e.Explanation},
+			Next:    "It begins by itself as soon as every gate is open.",
+		},
+		Gates: []failover.Gate{{Name: "not_paused", Operation: election.Failover, Reason: "paused by kim"}},
+	}
+}
+
+func sampleDecisions() []api.Decision {
+	return []api.Decision{
+		{
+			ID: "db2-7", By: "db2", Subject: "db1", Primary: true, Led: true, Outcome: failover.DecisionRecovered, Evidence: sampleReport().Evidence,
+			BeganAt: testNow.Add(-2 * time.Hour), EndedAt: pointer(testNow.Add(-2*time.Hour + 700*time.Millisecond)), LastMS: 700, Times: 1,
+			Words: failover.Explanation{
+				Question: "What came of the evidence against db1?", Answer: "db1 was failed for 700 ms in the eyes of db2. The failover was held back.",
+				Because: []string{"gate not_paused was closed for 600 ms: paused by kim"},
+			},
+		},
+		{ID: "db3-2", By: "db3", Subject: "db2", Outcome: failover.DecisionOpen, BeganAt: testNow.Add(-time.Minute), LastMS: 60_000,
+			Words: failover.Explanation{Answer: "db2 was failed for 1m0s in the eyes of db3. It was not the primary: nothing was moved."}},
 	}
 }
 
@@ -120,6 +152,12 @@ func TestPages(t *testing.T) {
 		"objectives_starved": func(s screen) {
 			printObjectives(s, api.Objectives{Attainment: failover.Attainment{Since: testNow}, Status: api.StatusStarved})
 		},
+		"explain": func(s screen) {
+			printExplained(s, sampleExplained())
+			printDecisions(s, sampleDecisions(), []error{errors.New("agent 10.0.0.3:8460: connection refused")})
+		},
+		"explain_quiet":    func(s screen) { printDecisions(s, nil, nil) },
+		"explain_decision": func(s screen) { printDecision(s, sampleDecisions()[0]) },
 		"findings": func(s screen) { printFindings(s, unsoundFindings(), true) },
 	} {
 		for kind, s := range map[string]screen{
@@ -165,6 +203,35 @@ func TestJSONIsTheAnswerOfTheAPI(t *testing.T) {
 	want, err := json.Marshal(soundStatus())
 	require.NoError(t, err)
 	require.JSONEq(t, string(want), out)
+}
+
+// What the members remember is put together, whoever of them answers.
+func TestExplainAsksEveryAgent(t *testing.T) {
+	all := sampleDecisions()
+	explained := map[string]any{"GET /api/v1/explain": sampleExplained()}
+	answers := func(d ...api.Decision) map[string]any {
+		m := map[string]any{"GET /api/v1/decisions": api.DecisionList{Decisions: d}}
+		maps.Copy(m, explained)
+		return m
+	}
+	one, two, dead := agentAt(t, answers(all[0])), agentAt(t, answers(all[1])), deadAddress(t)
+	agents := one + "," + dead + "," + two + "," + one
+	code, out, errOut := run(t, "explain", "--agent", agents)
+	require.Equal(t, 0, code, errOut)
+	require.Contains(t, out, "held back by a gate")
+	require.Less(t, strings.Index(out, "db3-2"), strings.Index(out, "db2-7"), "what goes on comes first:\n%s", out)
+	require.Equal(t, 1, strings.Count(out, "db2-7"), "an agent that is named twice is not told twice:\n%s", out)
+	require.Contains(t, out, "not asked: agent "+dead)
+
+	code, out, _ = run(t, "explain", "--decision", "db2-7", "--agent", agents)
+	require.Equal(t, 0, code)
+	require.Contains(t, out, "db2, which led")
+	code, _, errOut = run(t, "explain", "--decision", "db9-1", "--agent", agents)
+	require.Equal(t, exitFailed, code)
+	require.Contains(t, errOut, "no agent that answers remembers")
+	require.Contains(t, errOut, dead, "who was not asked may know it")
+	code, _, _ = run(t, "explain", "--epoch", "3", "--member", "db1", "--agent", one)
+	require.Equal(t, exitUsage, code)
 }
 
 func TestSwitchoverSaysHowLongWritesWereOut(t *testing.T) {

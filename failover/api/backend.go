@@ -19,6 +19,9 @@ type Backend interface {
 	// Evidence is the verdict on a member with the votes behind it; false if
 	// it was never judged.
 	Evidence(name topology.NodeName) (failover.Judgement, bool)
+	// Decisions are the episodes of evidence that this member remembers, those
+	// that go on first, then newest first.
+	Decisions() []failover.Decision
 	// Reports are the newest n entries of the ledger, newest first.
 	Reports(ctx context.Context, n int) ([]failover.Report, error)
 	// Report is one entry; election.ErrNotFound if there is none.

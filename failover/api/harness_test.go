@@ -98,6 +98,7 @@ type fakeBackend struct {
 	switchover func(ctx context.Context, to topology.NodeName) (failover.Report, error)
 	pauseErr   error
 	drills     DrillState
+	decisions  []failover.Decision
 	faultErr   error
 	orders     []string
 }
@@ -120,6 +121,8 @@ func (b *fakeBackend) Health() Health         { return b.health }
 func (b *fakeBackend) Evidence(name topology.NodeName) (failover.Judgement, bool) {
 	return b.View().Primary, name == "n1"
 }
+
+func (b *fakeBackend) Decisions() []failover.Decision { return b.decisions }
 
 func (b *fakeBackend) Reports(_ context.Context, n int) ([]failover.Report, error) {
 	return b.ledger[:min(n, len(b.ledger))], b.ledgerErr

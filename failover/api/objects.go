@@ -180,38 +180,6 @@ type MemberPath struct {
 	Reason  string            `json:"reason,omitempty"`
 }
 
-// Judgement is a verdict and what it rests on.
-type Judgement struct {
-	Subject     topology.NodeName `json:"subject"`
-	Verdict     topology.Verdict  `json:"verdict"`
-	Cause       string            `json:"cause"`
-	Explanation string            `json:"explanation"`
-	At          *time.Time        `json:"at,omitempty"`
-	LastGoodMS  float64           `json:"last_good_ms"` // before At
-	FirstBadMS  float64           `json:"first_bad_ms"` // before At; 0 when nothing speaks against it
-	Votes       []Vote            `json:"votes"`
-}
-
-// Vote is one member's evidence.
-type Vote struct {
-	Observer topology.NodeName `json:"observer"`
-	Kind     string            `json:"kind"`
-	AgeMS    float64           `json:"age_ms"`
-	Against  bool              `json:"against"`
-	Detail   string            `json:"detail,omitempty"`
-}
-
-func newJudgement(j failover.Judgement) Judgement {
-	out := Judgement{
-		Subject: j.Subject, Verdict: j.Verdict, Cause: j.Cause, Explanation: j.Explanation,
-		At: moment(j.At), LastGoodMS: millis(j.LastGood), FirstBadMS: millis(j.FirstBad), Votes: []Vote{},
-	}
-	for _, v := range j.Votes {
-		out.Votes = append(out.Votes, Vote{v.Observer, v.Kind, millis(v.Age), v.Against, v.Detail})
-	}
-	return out
-}
-
 // Report is an entry of the ledger.
 type Report struct {
 	Epoch     topology.Epoch    `json:"epoch"`

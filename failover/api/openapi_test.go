@@ -97,6 +97,7 @@ func TestAnswersMatchDescription(t *testing.T) {
 			return failover.Report{}, ctx.Err()
 		}
 	}
+	decided := func(b *bench) { b.backend.decisions = sampleDecisions() }
 	for _, c := range []struct {
 		name, path string // path as described
 		ask        ask
@@ -141,6 +142,20 @@ func TestAnswersMatchDescription(t *testing.T) {
 		{"no entry", "/api/v1/failovers/{epoch}", ask{method: "GET", path: "/api/v1/failovers/99"}, 404, nil},
 		{"entry out of reach", "/api/v1/failovers/{epoch}", ask{method: "GET", path: "/api/v1/failovers/99"}, 503, broken},
 		{"no number", "/api/v1/failovers/{epoch}", ask{method: "GET", path: "/api/v1/failovers/x"}, 400, nil},
+		{"explained", "/api/v1/explain", ask{method: "GET", path: "/api/v1/explain"}, 200, nil},
+		{"explained before bootstrap", "/api/v1/explain", ask{method: "GET", path: "/api/v1/explain"}, 200, empty},
+		{"a member explained", "/api/v1/explain", ask{method: "GET", path: "/api/v1/explain?member=n1"}, 200, func(b *bench) {
+			b.backend.view.State.Primary.Node = "n2"
+		}},
+		{"nobody explained", "/api/v1/explain", ask{method: "GET", path: "/api/v1/explain?member=n9"}, 404, nil},
+		{"an epoch explained", "/api/v1/explain", ask{method: "GET", path: "/api/v1/explain?epoch=3"}, 200, nil},
+		{"no such epoch", "/api/v1/explain", ask{method: "GET", path: "/api/v1/explain?epoch=99"}, 404, nil},
+		{"an epoch out of reach", "/api/v1/explain", ask{method: "GET", path: "/api/v1/explain?epoch=99"}, 503, broken},
+		{"no epoch", "/api/v1/explain", ask{method: "GET", path: "/api/v1/explain?epoch=x"}, 400, nil},
+		{"two questions", "/api/v1/explain", ask{method: "GET", path: "/api/v1/explain?epoch=3&member=n1"}, 400, nil},
+		{"no decisions", "/api/v1/decisions", ask{method: "GET", path: "/api/v1/decisions"}, 200, nil},
+		{"decisions", "/api/v1/decisions", ask{method: "GET", path: "/api/v1/decisions?member=n1&limit=1"}, 200, decided},
+		{"too many decisions", "/api/v1/decisions", ask{method: "GET", path: "/api/v1/decisions?limit=0"}, 400, nil},
 		{"objectives", "/api/v1/objectives", ask{method: "GET", path: "/api/v1/objectives"}, 200, nil},
 		{"objectives without a ledger", "/api/v1/objectives", ask{method: "GET", path: "/api/v1/objectives"}, 200, empty},
 		{"objectives out of reach", "/api/v1/objectives", ask{method: "GET", path: "/api/v1/objectives"}, 503, broken},

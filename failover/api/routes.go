@@ -49,6 +49,8 @@ func (s *Server) routes() []route {
 		{get, "/api/v1/gates", accessRead, s.getGates},
 		{get, "/api/v1/failovers", accessRead, s.getReports},
 		{get, "/api/v1/failovers/:epoch", accessRead, s.getReport},
+		{get, "/api/v1/explain", accessRead, s.getExplain},
+		{get, "/api/v1/decisions", accessRead, s.getDecisions},
 		{get, "/api/v1/objectives", accessRead, s.getObjectives},
 		{get, "/api/v1/drill", accessRead, s.getFaults},
 
