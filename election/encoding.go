@@ -12,10 +12,10 @@ import (
 )
 
 // Format and Minor are the version of the cluster record that this build
-// writes. Minor 1 added the list of members.
+// writes. Minor 1 added the list of members, 2 the count of unrest.
 const (
 	Format = 1
-	Minor  = 1
+	Minor  = 2
 )
 
 // clone returns a copy that shares nothing that can be changed.
@@ -32,6 +32,10 @@ func (s State) clone() State {
 	if s.Paused != nil {
 		paused := *s.Paused
 		s.Paused = &paused
+	}
+	if s.Unrest != nil {
+		unrest := *s.Unrest
+		s.Unrest = &unrest
 	}
 	if s.Degraded != nil {
 		degraded := *s.Degraded

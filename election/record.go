@@ -39,6 +39,8 @@ type State struct {
 	Degraded  *Degraded  `json:"degraded,omitempty"`
 	Operation *Operation `json:"operation,omitempty"` // nil when none is in flight
 	Paused    *Pause     `json:"paused,omitempty"`
+	// Unrest counts what has kept happening to the primaries; nil while nothing has.
+	Unrest *Unrest `json:"unrest,omitempty"`
 	// Members are who belongs to the cluster. Nil before a leader has written
 	// them down for the first time: then everybody does who has registered.
 	Members map[topology.NodeName]Seat `json:"members,omitempty"`
@@ -183,6 +185,20 @@ type Pause struct {
 	By     string    `json:"by"`
 	Reason string    `json:"reason"`
 	Since  time.Time `json:"since"`
+}
+
+// Unrest is what automation is to slow down for. It is counted, not dated: for
+// how long nothing was added each member knows by its own clock, which nobody
+// can set (T1).
+type Unrest struct {
+	// Failovers counts those away from a primary that was not proven dead, each
+	// soon after the one before.
+	Failovers int `json:"failovers,omitempty"`
+	// Restarts counts how often the recorded primary was opened again after its
+	// server had restarted in place, likewise.
+	Restarts int `json:"restarts,omitempty"`
+	// Epoch is that of the operation which added the last one.
+	Epoch topology.Epoch `json:"epoch"`
 }
 
 // Snapshot is the cluster record as it was read, with what a later

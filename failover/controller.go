@@ -260,6 +260,7 @@ func (c *Controller) plan(v View, kind election.Kind, cause string, to topology.
 	}
 	if v.State.Primary != nil {
 		p.From = v.State.Primary.Node
+		p.Calm, p.Proven, p.Restarted = v.Calm, provenDead(v) || closedInPlace(v), restartedInPlace(v)
 	}
 	if kind == election.Resume {
 		p.To = p.From
@@ -439,10 +440,11 @@ func (c *Controller) Pause(ctx context.Context, by, reason string) error {
 	})
 }
 
-// Resume lifts a pause; without one it changes nothing.
+// Resume lifts a pause, and forgets what automation had slowed down or stopped
+// for: somebody has looked. Without either it changes nothing.
 func (c *Controller) Resume(ctx context.Context) error {
 	return c.change(ctx, func(s *election.State) error {
-		s.Paused = nil
+		s.Paused, s.Unrest = nil, nil
 		return nil
 	})
 }

@@ -28,6 +28,20 @@ type Policy struct {
 	// Rebuild: an instance with errant transactions is saved and rebuilt;
 	// otherwise it is left closed and reported.
 	Rebuild bool
+	// FlapLimit is after how many failovers away from primaries that were not
+	// proven dead, each within FlapWindow of the one before, no further one runs
+	// by itself; 0: there is no limit.
+	FlapLimit int
+	// FlapCooldown is how long the second of them waits after the first; each
+	// further one twice as long as the one before.
+	FlapCooldown time.Duration
+	FlapWindow   time.Duration
+	// RestartFirst: a crashed server is given RestartGrace to come back in place.
+	RestartFirst bool
+	RestartGrace time.Duration
+	// RestartLimit is which restart in place, each within FlapWindow of the one
+	// before, makes the primary fail over instead; 0: none does.
+	RestartLimit int
 	// Expected is how many members the configuration lists: bootstrap waits
 	// for all of them.
 	Expected int
@@ -71,7 +85,13 @@ const (
 	gateCandidate = "candidate_available"
 	gateCaughtUp  = "candidate_caught_up"
 	gateMembers   = "all_members_present"
+	gateCooled    = "cooled_down"
+	gateGrace     = "restart_grace_over"
 )
+
+// GateFlapping is closed when failovers have followed one another for too often:
+// automation has stopped and waits for an operator.
+const GateFlapping = "not_flapping"
 
 // decideOperation says which operation the leader should run now, and why;
 // false means none. It is pure.
@@ -86,13 +106,14 @@ func decideOperation(v View, p Policy) (kind election.Kind, cause string, run bo
 	failed := v.Primary.Verdict == topology.Failed
 	primary, reachable := v.Nodes[s.Primary.Node]
 	answers := reachable && primary.Instance != nil && primary.Instance.ServerUUID == s.Primary.ServerUUID
-	unfinished := s.Operation != nil || s.Epoch > s.Primary.Epoch || s.Primary.Phase != election.Open
+	automatic := p.Automatic && s.Paused == nil
+	may := automatic && heldByUnrest(v, p) == nil
 	switch {
-	case failed && !answers && (unfinished || (p.Automatic && s.Paused == nil)):
-		// An unfinished operation is finished also while paused: a pause
-		// never leaves the cluster without a primary.
+	case failed && !answers && (unfinished(s) || may):
+		// An unfinished operation is finished also while paused or flapping:
+		// neither ever leaves the cluster without a primary.
 		return election.Failover, v.Primary.Explanation, true
-	case unfinished && answers:
+	case unfinished(s) && answers:
 		return election.Resume, unfinishedCause(s), true
 	case answers && !primary.Instance.Writable() && s.Primary.Phase == election.Open:
 		if s.Paused != nil && primary.Certified {
@@ -100,11 +121,20 @@ func decideOperation(v View, p Policy) (kind election.Kind, cause string, run bo
 			// had asked to be left alone before.
 			return "", "", false
 		}
+		if why := crashLoop(v, p); why != "" && automatic {
+			return election.Failover, why, true
+		}
 		return election.Resume, fmt.Sprintf("%s is the recorded primary and is closed (it restarted, or was closed by hand)", s.Primary.Node), true
-	case failed && p.Automatic && s.Paused == nil:
+	case failed && may:
 		return election.Failover, v.Primary.Explanation, true
 	}
 	return "", "", false
+}
+
+// unfinished tells whether an operation was begun that has not established a
+// primary.
+func unfinished(s election.State) bool {
+	return s.Operation != nil || s.Epoch > s.Primary.Epoch || s.Primary.Phase != election.Open
 }
 
 func unfinishedCause(s election.State) string {
@@ -216,6 +246,9 @@ func decideFailoverGates(v View, p Policy, add addGate) {
 	}
 	add(election.Failover, gateNotPaused, s.Paused == nil, "automatic failover is not paused", pausedBy)
 	add(election.Failover, gateAutomatic, p.Automatic, "failover is automatic", "failover.automatic is off in the configuration")
+	for _, g := range unrestGates(v, p) {
+		add(election.Failover, g.Name, g.Open, g.Reason, g.Reason)
+	}
 	add(election.Failover, gateFailed, v.Primary.Verdict == topology.Failed, v.Primary.Explanation, v.Primary.Explanation)
 	sv := withoutOld(expectedSurvey(v), *s.Primary)
 	add(election.Failover, gateRevocable, sv.proven(), sv.summary(canBeFrozen), "no promotion possible: "+sv.summary(canBeFrozen)+"; waiting for "+missingFor(sv, s.Register))

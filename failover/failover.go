@@ -261,6 +261,7 @@ func (o *operation) record(ctx context.Context, up caughtUp) (election.Primary, 
 	}
 	o.recording = true
 	err := o.update(ctx, func(s *election.State) error {
+		s.Unrest = nextUnrest(s.Unrest, o.plan, primary)
 		s.Primary = &primary
 		s.Register, s.Sources = nextRegister(s, o.plan, up)
 		switch {

@@ -238,6 +238,10 @@ func (d fakeDetector) Judge(name topology.NodeName) Judgement {
 	if judged || !d.c.fleet.servers[name].alive() {
 		j.Verdict, j.Explanation, j.Cause = topology.Failed, "it does not answer", "process exited"
 		j.LastGood, j.FirstBad = 30*time.Millisecond, 20*time.Millisecond
+		if s := d.c.fleet.servers[name]; s.down {
+			j.Votes = []Vote{{Observer: name, Kind: causeProcessExited, Against: true}}
+			j.FirstBad = max(j.FirstBad, time.Since(s.died))
+		}
 	}
 	return j
 }

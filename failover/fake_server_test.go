@@ -52,6 +52,7 @@ type server struct {
 	version           string
 	boot              int
 	down              bool // nobody answers
+	died              time.Time
 	hung              bool // accepts and never answers
 	superRO, readOnly bool
 	armed             bool
@@ -202,7 +203,7 @@ func (s *server) commit(ctx context.Context, client bool) (gtid.Set, error) {
 }
 
 // kill ends the process; waiting commits are answered by nobody.
-func (s *server) kill() { s.fleet.change(func() { s.down = true }) }
+func (s *server) kill() { s.fleet.change(func() { s.down, s.died = true, time.Now() }) }
 
 // start brings the process back as configuration says: closed, replicating
 // from nobody, what was in the binary log committed. With forget, the relay

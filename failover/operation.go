@@ -34,6 +34,12 @@ type Plan struct {
 	Gates    []Gate
 	Acks     int // the least k of the new epoch
 	Policy   Policy
+	// Calm is View.Calm when it was decided.
+	Calm time.Duration
+	// Proven: the old primary was proven dead, or to be closed.
+	Proven bool
+	// Restarted: its server restarted in place.
+	Restarted bool
 	// Ahead are the replicas that a switchover points at its candidate before
 	// the primary is closed.
 	Ahead []topology.NodeName

@@ -219,6 +219,12 @@ type View struct {
 	// Unreachable holds the error of each member that could not be asked.
 	Unreachable map[topology.NodeName]string
 	Primary     Judgement // of the recorded primary's instance
+	// Calm is for how long this member has seen nothing added to State.Unrest;
+	// since it began to look, at most.
+	Calm time.Duration
+	// Crashed is how long ago the primary's own agent saw its server process end,
+	// if it has not been healthy since; 0 if it did not.
+	Crashed time.Duration
 
 	// base is the snapshot that State is of: what is decided on this view is
 	// claimed against it.

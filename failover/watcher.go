@@ -36,6 +36,8 @@ type Watcher struct {
 	polling map[topology.NodeName]bool
 	turned  time.Time // when Run last began a round
 	settled time.Time // when the own member last owed no answer
+	calm    calm
+	crash   crash
 	wg      sync.WaitGroup
 }
 
@@ -211,5 +213,9 @@ func (w *Watcher) View() View {
 	if p := snap.State.Primary; p != nil {
 		v.Primary = w.det.Judge(p.Node)
 	}
+	now := time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	v.Calm, v.Crashed = w.calm.since(now, snap.State.Unrest), w.crash.since(now, v.Primary)
 	return v
 }

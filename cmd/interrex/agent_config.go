@@ -338,6 +338,9 @@ func policyOf(cfg config.Config) failover.Policy {
 		Automatic: cfg.Failover.Automatic, Acks: cfg.Durability.Acks.Count(), MaxLag: cfg.Failover.SwitchoverLimit / 2,
 		Degrade: cfg.Durability.WhenNoAcker == config.Degrade, DropAfter: cfg.Durability.DropAfter,
 		Rebuild: cfg.Failover.Rejoin == config.Rebuild, Expected: len(cfg.Cluster.Members),
+		FlapLimit: cfg.Failover.FlapLimit, FlapCooldown: cfg.Failover.FlapCooldown, FlapWindow: cfg.Failover.FlapWindow,
+		RestartFirst: cfg.Failover.OnCrash == config.RestartFirst, RestartGrace: cfg.Failover.RestartGrace,
+		RestartLimit: cfg.Failover.RestartLimit,
 	}
 }
 

@@ -45,7 +45,9 @@ func newResumeCommand() *cobra.Command {
 	command := &cobra.Command{
 		Use:   "resume",
 		Short: "Let automatic failovers run again",
-		Long: `Lift the pause. If the primary failed meanwhile, a failover begins at once.
+		Long: `Lift the pause, and let automation go on where it has stopped because failovers
+followed one another (gate not_flapping): by this you say that you have looked.
+If the primary failed meanwhile, a failover begins at once.
 ` + clientHelp + exitHelp,
 		Example: "  interrex resume",
 		Args:    cobra.NoArgs,

@@ -41,6 +41,8 @@ func sandboxAgentConfig(s sandbox.AgentSettings, routes section) ([]byte, error)
 		{Key: "gossip", Value: section{{Key: "key_file", Value: c.GossipKeyFile()}}},
 		{Key: "security", Value: sandboxSecurity(c, n)},
 		{Key: "drills", Value: string(config.DrillsEnabled)},
+		// Things are broken in it on purpose, again and again.
+		{Key: "failover", Value: section{{Key: "flap_limit", Value: 0}, {Key: "restart_limit", Value: 0}}},
 	}
 	if len(routes) > 0 {
 		file = append(file, yaml.MapItem{Key: "routes", Value: routes})

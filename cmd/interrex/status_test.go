@@ -158,7 +158,7 @@ func TestPages(t *testing.T) {
 		},
 		"explain_quiet":    func(s screen) { printDecisions(s, nil, nil) },
 		"explain_decision": func(s screen) { printDecision(s, sampleDecisions()[0]) },
-		"findings": func(s screen) { printFindings(s, unsoundFindings(), true) },
+		"findings":         func(s screen) { printFindings(s, unsoundFindings(), true) },
 	} {
 		for kind, s := range map[string]screen{
 			"plain":    {now: testNow},

@@ -122,6 +122,11 @@ func weaknesses(c Cluster, v failover.View, hungry bool) []string {
 	if c.Paused != nil {
 		add("paused by %s: %s", c.Paused.By, c.Paused.Reason)
 	}
+	for _, g := range c.GatesClosed {
+		if g.Name == failover.GateFlapping {
+			add("automatic failover has stopped: %s", g.Reason)
+		}
+	}
 	if c.Primary != nil && !c.Durability.Lossless {
 		add("commits are not lossless")
 	}

@@ -225,3 +225,10 @@ func TestClosedByEitherSwitch(t *testing.T) {
 	node(&v, "n1", func(n *failover.NodeStatus) { n.Instance.ReadOnly = true })
 	require.False(t, newMembers(v, nobody)[0].Writable)
 }
+
+func TestStatusSaysThatAutomationStopped(t *testing.T) {
+	gates := []failover.Gate{{Name: failover.GateFlapping, Operation: election.Failover, Reason: "3 failovers"}}
+	c := newCluster(began, "c", clusterView("n1"), gates, nobody)
+	require.Equal(t, StatusDegraded, c.Status)
+	require.Equal(t, []string{"automatic failover has stopped: 3 failovers"}, c.Reasons)
+}

@@ -21,6 +21,7 @@ func check(cfg *Config, d *decoder) {
 	checkWindows(cfg, d)
 	checkDurability(cfg, d)
 	checkRoutes(cfg, d)
+	checkFlapping(cfg.Failover, d)
 	for i := range cfg.Routes.Nginx {
 		checkNginx(fmt.Sprintf("routes.nginx[%d]", i), &cfg.Routes.Nginx[i], d)
 	}
@@ -296,6 +297,27 @@ func checkRoutes(cfg *Config, d *decoder) {
 	if r.HoldConnections > r.MaxConnections {
 		d.fault("routes.hold_connections", fmt.Sprintf("%d is more than routes.max_connections (%d)", r.HoldConnections, r.MaxConnections),
 			"set it to "+strconv.Itoa(r.MaxConnections)+" or less")
+	}
+}
+
+// checkFlapping: what is waited for between failovers comes to an end before they
+// stop to count as repetitions.
+func checkFlapping(f Failover, d *decoder) {
+	if f.FlapLimit > 1 {
+		longest := f.FlapCooldown
+		for range f.FlapLimit - 2 {
+			if longest *= 2; longest >= f.FlapWindow {
+				break
+			}
+		}
+		if longest >= f.FlapWindow {
+			d.fault("failover.flap_cooldown", fmt.Sprintf("%s, doubled for each of the failovers up to flap_limit (%d), is not less than flap_window (%s): the last would never wait for it",
+				durationText(f.FlapCooldown), f.FlapLimit, durationText(f.FlapWindow)), "lower it or flap_limit, or raise flap_window")
+		}
+	}
+	if f.OnCrash == RestartFirst && f.RestartGrace >= f.FlapWindow {
+		d.fault("failover.restart_grace", fmt.Sprintf("%s is not less than flap_window (%s)", durationText(f.RestartGrace), durationText(f.FlapWindow)),
+			"lower it, or raise flap_window")
 	}
 }
 

@@ -137,12 +137,37 @@ func TestWarnings(t *testing.T) {
 		{"other port", "name: db1, host: 127.0.0.1, mysql: \"127.0.0.1:3306\", ports: {api: 8460", "name: db1, host: 127.0.0.1, mysql: \"127.0.0.1:3306\", ports: {api: 9460", "told port 9460"},
 		{"plain text", `mysql: "127.0.0.1:3307"`, `mysql: "10.0.0.2:3307"`, "plain text"},
 		{"objective", "node:", "objectives: {rto: 100ms}\nnode:", "objectives.rto is 100ms"},
+		{"a crash may outlast the objective", "node:", "failover: {on_crash: restart_first}\nnode:", "out for 10s before another takes over"},
 		{"no token", "", "", "operator_token_file is not set"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			cfg, err := config.Parse("", []byte(strings.Replace(valid, c.from, c.to, 1)))
 			require.NoError(t, err)
 			require.Contains(t, strings.Join(cfg.Warnings(), "\n"), c.want)
+		})
+	}
+}
+
+func TestFlappingFitsTogether(t *testing.T) {
+	for _, c := range []struct{ name, failover, fault string }{
+		{"default", "{automatic: true}", ""},
+		{"no limit", "{flap_limit: 0, flap_cooldown: 1h}", ""},
+		{"the last cool-down is too long", "{flap_limit: 4, flap_cooldown: 15m}", "failover.flap_cooldown: 15m, doubled for each"},
+		{"as long as the window", "{flap_limit: 3, flap_cooldown: 30m}", "is not less than flap_window (1h)"},
+		{"just shorter", "{flap_limit: 3, flap_cooldown: 29m}", ""},
+		{"a hundred doublings", "{flap_limit: 100, flap_cooldown: 1s}", "failover.flap_cooldown"},
+		{"a hundred times nothing", "{flap_limit: 100, flap_cooldown: 0s}", ""},
+		{"grace without its policy", "{restart_grace: 5s}", "restart_grace"},
+		{"grace", "{on_crash: restart_first, restart_grace: 5s}", ""},
+		{"grace as long as the window", "{on_crash: restart_first, restart_grace: 1m, flap_window: 1m}", "failover.restart_grace"},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			_, err := config.Parse("", []byte(valid+"failover: "+c.failover+"\n"))
+			if c.fault == "" {
+				require.NoError(t, err)
+			} else {
+				require.ErrorContains(t, err, c.fault)
+			}
 		})
 	}
 }

@@ -158,7 +158,40 @@ type Failover struct {
 	// lacks. rebuild: they are saved to a file, then it is cloned from a
 	// replica. leave: it is left closed and reported.
 	Rejoin RejoinPolicy `yaml:"rejoin" default:"rebuild" oneof:"rebuild|leave"`
+	// What follows when the primary's server process has ended, as its own agent
+	// sees it. failover: another server takes over at once. restart_first: the
+	// server's supervisor is given restart_grace to bring it back in place, where
+	// it is opened again; writes are out meanwhile.
+	OnCrash CrashPolicy `yaml:"on_crash" default:"failover" oneof:"failover|restart_first"`
+	// How long a crashed server may take to answer again. Longer spares the move
+	// to another server, shorter the outage.
+	RestartGrace time.Duration `yaml:"restart_grace" only:"on_crash=restart_first" default:"10s" min:"1s" max:"10m"`
+	// Which restart of the primary in place, each within flap_window of the one
+	// before, makes another server take over instead. 0: none does.
+	RestartLimit int `yaml:"restart_limit" default:"3" min:"0" max:"100"`
+	// After how many failovers, each within flap_window of the one before, no
+	// further one starts by itself until an operator has looked and given
+	// `interrex resume`, or flap_window has passed. Those away from a server
+	// whose process was seen to end count for nothing and are never held up.
+	// Higher tolerates more moves to and fro; lower leaves writes out sooner.
+	// 0: there is no limit.
+	FlapLimit int `yaml:"flap_limit" default:"3" min:"0" max:"100"`
+	// How long the second of them waits after the first; each further one twice
+	// as long as the one before.
+	FlapCooldown time.Duration `yaml:"flap_cooldown" default:"10s" min:"0s" max:"1h"`
+	// How long after a failover, or a restart in place, the next one counts as a
+	// repetition.
+	FlapWindow time.Duration `yaml:"flap_window" default:"1h" min:"1m" max:"168h"`
 }
+
+// CrashPolicy says what becomes of a primary whose server process has ended.
+type CrashPolicy string
+
+// The policies.
+const (
+	FailoverFirst CrashPolicy = "failover"
+	RestartFirst  CrashPolicy = "restart_first"
+)
 
 // Objectives are what you promise your users.
 type Objectives struct {

@@ -24,6 +24,9 @@ func (c Config) Warnings() []string {
 	if silent := c.Detection.SilentHost(); silent > c.Objectives.RTO {
 		w = append(w, fmt.Sprintf("objectives.rto is %s, but the detection windows alone may take %s to notice a silent host", durationText(c.Objectives.RTO), durationText(silent)))
 	}
+	if f := c.Failover; f.OnCrash == RestartFirst && f.RestartGrace > c.Objectives.RTO {
+		w = append(w, fmt.Sprintf("objectives.rto is %s, but failover.on_crash: restart_first lets a crashed server be out for %s before another takes over", durationText(c.Objectives.RTO), durationText(f.RestartGrace)))
+	}
 	if c.Security.OperatorTokenFile == "" {
 		w = append(w, "security.operator_token_file is not set, so every change by API or command line is refused")
 	}
