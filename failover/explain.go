@@ -28,6 +28,9 @@ func ExplainNow(v View, gates []Gate) Explanation {
 			Because: closedReasons(gates, election.Bootstrap, ""), Next: "It gets one as soon as every member of the configuration is there.",
 		}
 	}
+	if v.Isolated != nil {
+		return explainIsolated(v)
+	}
 	e := Explanation{Question: fmt.Sprintf("Is %s failed over now, and why or why not?", p.Node), Because: evidenceWords(v.Primary)}
 	switch held := closedReasons(gates, election.Failover, gateFailed); {
 	case v.State.Operation != nil:
@@ -46,6 +49,19 @@ func ExplainNow(v View, gates []Gate) Explanation {
 		e.Next = fmt.Sprintf("%s begins it at its next look, within a quarter of a second.", orNobody(v.Leadership.Holder))
 	}
 	return e
+}
+
+// explainIsolated is what a member that is cut off can say: little.
+func explainIsolated(v View) Explanation {
+	return Explanation{
+		Question: "What goes on?",
+		Answer:   fmt.Sprintf("%s cannot know: it is cut off from the others.", v.Self),
+		Because: []string{
+			v.Isolated.String(),
+			fmt.Sprintf("when it last saw them, the primary was %s in epoch %d", v.State.Primary.Node, v.State.Primary.Epoch),
+		},
+		Next: "Ask another member (--agent). If the others are a majority, they fail over from a primary that they cannot reach; this node opens its routes again, to wherever the primary is then, as soon as it sees them.",
+	}
 }
 
 // explainAlive is for a primary whose verdict is not failed.

@@ -129,3 +129,10 @@ func TestExplainDecision(t *testing.T) {
 	d.Outcome, d.Epoch = DecisionFailedOver, 7
 	require.Contains(t, ExplainDecision(d).Next, "--epoch 7")
 }
+
+func TestExplainIsolated(t *testing.T) {
+	v := quietView(func(v *View) { v.Isolated = &Isolation{For: 7 * time.Second, Seen: 1, Members: 3} })
+	e := ExplainNow(v, nil)
+	require.Equal(t, "a1 cannot know: it is cut off from the others.", e.Answer)
+	require.Contains(t, e.Because[0], "has seen 1 of 3 members, and no quorum of etcd, for 7s; its routes are closed")
+}

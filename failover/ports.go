@@ -219,6 +219,9 @@ type View struct {
 	// Unreachable holds the error of each member that could not be asked.
 	Unreachable map[topology.NodeName]string
 	Primary     Judgement // of the recorded primary's instance
+	// Isolated is set while this member is cut off from the others: what it knows
+	// of them, and of the record, may be past.
+	Isolated *Isolation
 	// Calm is for how long this member has seen nothing added to State.Unrest;
 	// since it began to look, at most.
 	Calm time.Duration

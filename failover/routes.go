@@ -31,19 +31,22 @@ type RouteKeeper struct {
 func (r RouteKeeper) Run(ctx context.Context) error {
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
+	isolated := false
 	for {
-		snap := r.Registry.Snapshot()
-		if snap.Revision > 0 {
-			route := r.route(snap.State)
+		v := r.Watcher.View()
+		if v.base.Revision > 0 {
+			route := r.route(v.State)
 			if _, err := r.Table.Apply(route); err != nil && !errors.Is(err, router.ErrStaleRoute) {
 				r.Log.Error("route of the record cannot be obeyed", zap.Error(err))
 			}
 		}
 		replicas := []router.Backend{}
-		if !snap.State.WasRemoved(r.Watcher.self) {
-			replicas = readableReplicas(r.Watcher.View(), r.MaxLag)
+		if !v.State.WasRemoved(r.Watcher.self) {
+			replicas = readableReplicas(v, r.MaxLag)
 		}
 		r.Table.SetReplicas(replicas)
+		r.isolate(v, isolated)
+		isolated = v.Isolated != nil
 		select {
 		case <-ctx.Done():
 			return nil
@@ -51,6 +54,32 @@ func (r RouteKeeper) Run(ctx context.Context) error {
 		case <-tick.C:
 		}
 	}
+}
+
+// isolate closes the table of a member that is cut off, and opens it again when
+// that is over: by then the table has the route that the record asks for.
+func (r RouteKeeper) isolate(v View, before bool) {
+	switch i := v.Isolated; {
+	case i == nil && before:
+		r.Log.Info("this node sees the others again: its routes are as the record says", zap.Uint64("epoch", uint64(v.State.Epoch)))
+		r.Table.Rejoin()
+	case i == nil:
+	default:
+		if !before {
+			r.Log.Warn("this node is cut off from the others: its routes are closed until it sees them again", zap.Stringer("state", i))
+		}
+		r.Table.Isolate("this node is isolated from the majority of the members", isolatedReads(v))
+	}
+}
+
+// isolatedReads are the instances that an isolated member still reads from: its
+// own, as far as it goes on.
+func isolatedReads(v View) []router.Backend {
+	n, ok := v.Nodes[v.Self]
+	if !v.Isolated.Reads || !ok || n.Instance == nil || n.Errant != nil || n.Rebuild.Underway() {
+		return nil
+	}
+	return []router.Backend{{Node: v.Self, Address: n.Member.MySQL}}
 }
 
 // route is what the record asks of this member. One that was removed closes its

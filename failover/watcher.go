@@ -38,7 +38,11 @@ type Watcher struct {
 	settled time.Time // when the own member last owed no answer
 	calm    calm
 	crash   crash
-	wg      sync.WaitGroup
+
+	sight    Sight // set before Run
+	outlook  outlook
+	isolated *Isolation
+	wg       sync.WaitGroup
 }
 
 // NewWatcher returns a watcher that asks every interval (default 250 ms; more
@@ -67,6 +71,7 @@ func (w *Watcher) Run(ctx context.Context) error {
 	go w.watchEtcd(ctx)
 	for round := 0; ; round++ {
 		w.turn()
+		w.lookAround(time.Now())
 		members := w.reg.Members()
 		w.forget(members)
 		for _, m := range members {
@@ -79,6 +84,21 @@ func (w *Watcher) Run(ctx context.Context) error {
 			return nil
 		case <-tick.C:
 		}
+	}
+}
+
+// Sees sets how this member finds out that it is isolated; without it, it never
+// does. Call it before Run.
+func (w *Watcher) Sees(s Sight) { w.sight = s }
+
+// lookAround finds out whether this member is isolated.
+func (w *Watcher) lookAround(now time.Time) {
+	seen := sightOf(w.View(), w.sight)
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.isolated = nil
+	if w.outlook.look(now, seen, w.sight.After) {
+		w.isolated = isolationOf(now, w.outlook, seen, w.sight)
 	}
 }
 
@@ -202,10 +222,13 @@ func (w *Watcher) Ask(ctx context.Context, name topology.NodeName) (NodeStatus, 
 
 // View is the present view; it asks nobody.
 func (w *Watcher) View() View {
+	// Asked in this order: while etcd is told to answer, the record is as new as
+	// that answer.
+	reachable := w.etcdOK.Load()
 	snap := w.reg.Snapshot()
 	v := View{
 		Self: w.self, State: snap.State, Leadership: w.reg.Leadership(),
-		EtcdReachable: w.etcdOK.Load(), Members: w.reg.Members(), base: snap,
+		EtcdReachable: reachable, Members: w.reg.Members(), base: snap,
 	}
 	w.mu.Lock()
 	v.Nodes, v.Unreachable = maps.Clone(w.status), maps.Clone(w.silent)
@@ -216,6 +239,7 @@ func (w *Watcher) View() View {
 	now := time.Now()
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	v.Isolated = w.isolated
 	v.Calm, v.Crashed = w.calm.since(now, snap.State.Unrest), w.crash.since(now, v.Primary)
 	return v
 }

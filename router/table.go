@@ -6,6 +6,8 @@ import (
 	"net"
 	"strconv"
 	"sync"
+
+	"interrex/internal/topology"
 )
 
 // Table is a member's copy of the route. It starts closed at epoch 0,
@@ -18,7 +20,15 @@ import (
 type Table struct {
 	mu          sync.Mutex
 	route       Route
+	isolated    *isolated // nil while the route is obeyed
 	subscribers map[chan struct{}]struct{}
+}
+
+// isolated is what is obeyed in place of the route.
+type isolated struct {
+	epoch  topology.Epoch // of the route it stands before
+	reason string
+	reads  []Backend
 }
 
 // NewTable returns a table that is closed at epoch 0 and leads nowhere.
@@ -43,7 +53,31 @@ func (t *Table) Apply(route Route) (applied bool, err error) {
 	if err != nil {
 		return false, fmt.Errorf("apply route of epoch %d at epoch %d: %w", route.Epoch, t.route.Epoch, err)
 	}
-	return t.set(next), nil
+	applied = !t.route.Equal(next)
+	t.change(func() {
+		t.route = next
+		if t.isolated != nil && next.Epoch > t.isolated.epoch {
+			t.isolated = nil // whoever sent it has found us
+		}
+	})
+	return applied, nil
+}
+
+// Isolate closes the table whatever its route says, for a member that is cut off
+// from the others: the route may not be true any more. Reads may go on to the
+// given instances. The route is kept, and is obeyed again after Rejoin, or once
+// one of a higher epoch arrives. It may be called again with other reads.
+func (t *Table) Isolate(reason string, reads []Backend) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.change(func() { t.isolated = &isolated{t.route.Epoch, reason, append([]Backend{}, reads...)} })
+}
+
+// Rejoin ends what Isolate began; it may be called at any time.
+func (t *Table) Rejoin() {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	t.change(func() { t.isolated = nil })
 }
 
 // SetReplicas replaces the replicas that may serve reads. It is how a member's
@@ -52,16 +86,22 @@ func (t *Table) Apply(route Route) (applied bool, err error) {
 func (t *Table) SetReplicas(replicas []Backend) {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	next := t.route
-	next.Replicas = append([]Backend{}, replicas...)
-	t.set(next)
+	t.change(func() { t.route.Replicas = append([]Backend{}, replicas...) })
 }
 
 // Current returns the route to obey now.
 func (t *Table) Current() Route {
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	return t.route.Clone()
+	return t.obeyed().Clone()
+}
+
+// obeyed is the route as it counts now. The caller holds the lock.
+func (t *Table) obeyed() Route {
+	if i := t.isolated; i != nil {
+		return Route{Epoch: t.route.Epoch, Phase: Closed, Replicas: i.reads, Reason: i.reason}
+	}
+	return t.route
 }
 
 // Subscribe returns a channel that has a value in it whenever the route may
@@ -81,20 +121,21 @@ func (t *Table) Subscribe() (changed <-chan struct{}, cancel func()) {
 	}
 }
 
-// set stores the route and tells the subscribers, unless nothing changed. The
-// caller holds the lock.
-func (t *Table) set(next Route) (changed bool) {
-	if t.route.Equal(next) {
-		return false
+// change changes the table and tells the subscribers, unless what is obeyed stays
+// the same. The caller holds the lock; the route and its replicas are replaced,
+// never altered.
+func (t *Table) change(do func()) {
+	before := t.obeyed()
+	do()
+	if before.Equal(t.obeyed()) {
+		return
 	}
-	t.route = next
 	for ch := range t.subscribers {
 		select {
 		case ch <- struct{}{}:
 		default: // not yet read: it will see this change too
 		}
 	}
-	return true
 }
 
 // supersede returns what a table at current becomes when it is given next. It

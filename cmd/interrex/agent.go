@@ -203,6 +203,7 @@ func (a *agent) buildKeeper(context.Context) error {
 	a.keeper = keeper
 	a.peers = api.NewPeers(a.self.Name, keeper, a.lookup, a.secrets.memberToken, a.tls)
 	a.watcher = failover.NewWatcher(a.self.Name, a.registry, a.peers, judge{a.detector}, 0)
+	a.watcher.Sees(sightOf(a.cfg, a.detector))
 	return nil
 }
 

@@ -344,6 +344,17 @@ func policyOf(cfg config.Config) failover.Policy {
 	}
 }
 
+// sightOf is when a node takes itself for isolated: three times as long as
+// evidence counts, and at least long enough for a few questions to the others.
+func sightOf(cfg config.Config, d *detector.Detector) failover.Sight {
+	within := d.Windows().Freshness
+	s := failover.Sight{Heard: d.Heard, Within: within, After: max(3*within, 3*time.Second), ReadLimit: cfg.Routes.IsolatedReadLimit}
+	if cfg.Routes.IsolatedReads == config.ServeReads {
+		s.ReadLimit = -1
+	}
+	return s
+}
+
 func limitsOf(cfg config.Config) failover.Limits {
 	l := failover.DefaultLimits()
 	l.Revoke = cfg.Failover.RevokeLimit

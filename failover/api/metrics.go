@@ -134,6 +134,7 @@ func newViewCollector(cfg MetricsConfig) *viewCollector {
 	add("is_leader", "1 if this member leads.")
 	add("has_leader", "1 if any member is known to lead.")
 	add("etcd_reachable", "1 if etcd answered last.")
+	add("isolated", "1 while this member sees neither etcd's quorum nor a majority of the members.")
 	add("paused", "1 while automatic operations are paused.")
 	add("status", "1 for the cluster's status, 0 for the others.", "status")
 	add("operation_in_flight", "1 while an operation of the kind is in flight.", "kind")
@@ -226,6 +227,7 @@ func (c *viewCollector) collectRecord(set func(string, float64, ...string), v fa
 	set("is_leader", number(v.Leadership.Mine))
 	set("has_leader", number(glance.Leader != ""))
 	set("etcd_reachable", number(v.EtcdReachable))
+	set("isolated", number(v.Isolated != nil))
 	set("paused", number(glance.Paused != nil))
 	for _, status := range Statuses() {
 		set("status", number(glance.Status == status), string(status))

@@ -75,6 +75,9 @@ func (s *Server) getReady(c *gin.Context) {
 	if v.State.Epoch == 0 {
 		reasons = append(reasons, "the cluster record was not read yet, or there is no cluster yet")
 	}
+	if v.Isolated != nil {
+		reasons = append(reasons, v.Isolated.String())
+	}
 	if v.Nodes[s.cfg.Self].Route.Epoch == 0 {
 		reasons = append(reasons, "no route is known yet")
 	}
@@ -100,6 +103,8 @@ func notPrimary(v failover.View, self topology.NodeName) string {
 	switch {
 	case p == nil:
 		return "the cluster has no primary yet"
+	case v.Isolated != nil:
+		return v.Isolated.String()
 	case p.Node != self:
 		return fmt.Sprintf("the primary is %s", p.Node)
 	case !serves(v.State):
@@ -139,6 +144,8 @@ func notReplica(v failover.View, self topology.NodeName, limit time.Duration) st
 	switch {
 	case v.State.Primary == nil:
 		return "the cluster has no primary yet"
+	case v.Isolated != nil && !v.Isolated.Reads:
+		return v.Isolated.String()
 	case v.State.Primary.Node == self:
 		return "the instance is the recorded primary"
 	case n.Errant != nil:

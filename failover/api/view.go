@@ -55,6 +55,9 @@ func judgeStatus(c Cluster, v failover.View) (Status, []string) {
 	if v.State.WasRemoved(v.Self) {
 		weak = append(weak, fmt.Sprintf("%s was removed from the cluster: its routes are closed, and its server follows nobody", v.Self))
 	}
+	if v.Isolated != nil {
+		return StatusNoPrimary, append([]string{v.Isolated.String()}, weak...)
+	}
 	switch p := c.Primary; {
 	case c.Operation != nil:
 		o := c.Operation

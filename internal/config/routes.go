@@ -11,6 +11,15 @@ const (
 	FallbackNone    ReadFallback = "none"
 )
 
+// IsolatedReads says what becomes of reads on a node that is cut off.
+type IsolatedReads string
+
+// The policies.
+const (
+	RefuseReads IsolatedReads = "refuse"
+	ServeReads  IsolatedReads = "serve"
+)
+
 // Routes is how clients reach the primary and the replicas.
 type Routes struct {
 	// How long the read-write proxy holds a new connection while there is no
@@ -29,6 +38,15 @@ type Routes struct {
 	// Where reads go when no replica may serve them: to the primary, or none
 	// (an error).
 	ReadFallback ReadFallback `yaml:"read_fallback" default:"primary" oneof:"primary|none"`
+	// What becomes of reads by the routes of a node that sees neither a majority
+	// of the members nor etcd's quorum: its server goes on answering, but others
+	// may have a newer history. refuse: they are refused after
+	// isolated_read_limit. serve: they go on. Its read-write route is closed in
+	// either case.
+	IsolatedReads IsolatedReads `yaml:"isolated_reads" default:"refuse" oneof:"refuse|serve"`
+	// How long such a node goes on serving reads, from when it last saw the
+	// others. Longer bears longer cuts, shorter gives fresher reads.
+	IsolatedReadLimit time.Duration `yaml:"isolated_read_limit" only:"isolated_reads=refuse" default:"10s" min:"0s" max:"24h"`
 	// nginx configurations in which this agent owns upstream blocks.
 	Nginx []Nginx `yaml:"nginx" shown:"commented"`
 }
