@@ -100,6 +100,9 @@ api, gossip, rw, ro, etcd client, etcd peer.`,
   interrex sandbox up --mysqld /opt/mysql-8.4/bin/mysqld`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
+			if command.Flags().Changed("nodes") && nodes < 2 {
+				return usageError{fmt.Errorf("--nodes %d: a sandbox has 2 servers at least", nodes)}
+			}
 			options := sandboxOptions(*dir, command.OutOrStdout())
 			options.Nodes, options.BasePort, options.MySQLD = nodes, basePort, mysqld
 			_, err := sandbox.Up(command.Context(), options)

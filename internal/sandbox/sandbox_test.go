@@ -209,6 +209,24 @@ func TestUpThatFailsLeavesNothingRunning(t *testing.T) {
 	require.Empty(t, marked(t, c))
 }
 
+// TestUpForgetsAWrongServer: a server that cannot be used is not written into
+// the plan, which would insist on it; one that is used is not changed in silence.
+func TestUpForgetsAWrongServer(t *testing.T) {
+	o := options(t, false)
+	o.HealthLimit = time.Second
+	o.MySQLD = "/nowhere/mysqld"
+	_, err := Up(t.Context(), o)
+	require.ErrorContains(t, err, "/nowhere/mysqld")
+	_, err = Load(o.Dir)
+	require.ErrorIs(t, err, ErrNoSandbox)
+	o.MySQLD = ""
+	_, err = Up(t.Context(), o)
+	require.ErrorContains(t, err, "time is up") // it was brought up, with agents that are never healthy
+	o.MySQLD = "/nowhere/mysqld"
+	_, err = Up(t.Context(), o)
+	require.ErrorContains(t, err, "its server is the one that was found, not /nowhere/mysqld")
+}
+
 func TestUpNamesThePortThatIsTaken(t *testing.T) {
 	o := options(t, true)
 	base, release, err := chooseBase(2)

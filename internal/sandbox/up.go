@@ -1,6 +1,7 @@
 package sandbox
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -107,6 +108,10 @@ func plan(ctx context.Context, dir string, o Options) (c Cluster, release func()
 		return Cluster{}, nil, fmt.Errorf("bring up %s: its base port is %d, not %d; remove the folder for a new sandbox",
 			dir, c.Nodes[0].Ports.MySQL, o.BasePort)
 	}
+	if named, err := namedServer(o.MySQLD); err != nil || o.MySQLD != "" && named != c.MySQLD {
+		return Cluster{}, nil, errors.Join(err, fmt.Errorf("bring up %s: its server is %s, not %s; remove the folder for a new sandbox",
+			dir, cmp.Or(c.MySQLD, "the one that was found"), named))
+	}
 	if err := c.sweep(ctx); err != nil { // of a supervisor that was killed
 		return Cluster{}, nil, err
 	}
@@ -114,6 +119,7 @@ func plan(ctx context.Context, dir string, o Options) (c Cluster, release func()
 	return c, release, err
 }
 
+// newPlan is a plan that is not saved yet.
 func newPlan(ctx context.Context, dir string, o Options) (c Cluster, release func(), err error) {
 	nodes, base := o.Nodes, o.BasePort
 	if nodes == 0 {
@@ -151,7 +157,7 @@ func newPlan(ctx context.Context, dir string, o Options) (c Cluster, release fun
 	if err := c.writeSecrets(secrets); err != nil {
 		return Cluster{}, nil, err
 	}
-	return c, release, c.save()
+	return c, release, nil
 }
 
 // namedServer is the server program that was asked for, by option or
@@ -179,6 +185,11 @@ func (c Cluster) prepare(ctx context.Context, o Options) (Info, error) {
 		return Info{}, err
 	}
 	progress.Step(fmt.Sprintf("MySQL %s (%s)", dist.Version, dist.Mysqld))
+	// Not before: who named a wrong server, or could not fetch one, tries again
+	// with other words, and the folder does not insist on those.
+	if err := c.save(); err != nil {
+		return Info{}, err
+	}
 	secrets, err := passwords(ctx)
 	if err != nil {
 		return Info{}, err
