@@ -7,6 +7,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
+	"net/http"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -28,6 +29,8 @@ type cluster struct {
 	dir    string
 	info   sandbox.Info
 	upTook time.Duration // how long `sandbox up` took
+	http   *http.Client
+	bases  map[string]string // URLs of the agents' APIs, by node
 	// guard holds a pipe to a process that ends the sandbox when this one is
 	// gone, however it went.
 	guard io.Closer
@@ -66,7 +69,13 @@ func borrow(t *testing.T) *cluster {
 // own brings up a cluster for this test alone.
 func own(t *testing.T, args ...string) *cluster {
 	t.Helper()
-	c := up(t, args...)
+	return ownIn(t, folder(t), args...)
+}
+
+// ownIn is own in a folder, where one may be planned.
+func ownIn(t *testing.T, dir string, args ...string) *cluster {
+	t.Helper()
+	c := upIn(t, dir, args...)
 	t.Cleanup(func() {
 		c.keepLogs(t)
 		if t.Failed() {
@@ -77,11 +86,23 @@ func own(t *testing.T, args ...string) *cluster {
 	return c
 }
 
-// up brings up a sandbox of three nodes as a user does.
-func up(t *testing.T, args ...string) *cluster {
+// folder is a new folder for a sandbox.
+func folder(t *testing.T) string {
 	t.Helper()
 	dir, err := os.MkdirTemp("", "interrex-accept-") // short: sockets are in it
 	require.NoError(t, err)
+	return dir
+}
+
+// up brings up a sandbox of three nodes as a user does.
+func up(t *testing.T, args ...string) *cluster {
+	t.Helper()
+	return upIn(t, folder(t), args...)
+}
+
+// upIn brings up the sandbox of a folder, where one may be planned.
+func upIn(t *testing.T, dir string, args ...string) *cluster {
+	t.Helper()
 	c := &cluster{dir: dir, roots: map[string]*sql.DB{}}
 	c.startGuard(t)
 	began := time.Now()
@@ -101,6 +122,14 @@ func (c *cluster) readInfo(t *testing.T) {
 	var err error
 	c.info, err = sandbox.ReadInfo(c.dir)
 	require.NoError(t, err)
+	plan, err := sandbox.Load(c.dir)
+	require.NoError(t, err)
+	c.http, err = plan.HTTPClient()
+	require.NoError(t, err)
+	c.bases = map[string]string{}
+	for _, n := range plan.Nodes {
+		c.bases[n.Name] = n.APIBase()
+	}
 	for _, n := range c.info.Nodes {
 		if c.roots[n.Name] == nil {
 			c.roots[n.Name] = openDB(t, "unix", n.MySQL.Socket, "root", "", "", 10*time.Second)

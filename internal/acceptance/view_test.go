@@ -25,7 +25,7 @@ import (
 func (c *cluster) call(method, node, path, token, body string) (int, []byte, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 90*time.Second)
 	defer cancel()
-	request, err := http.NewRequestWithContext(ctx, method, "http://"+c.node(node).Agent.API+path, bytes.NewReader([]byte(body)))
+	request, err := http.NewRequestWithContext(ctx, method, c.bases[node]+path, bytes.NewReader([]byte(body)))
 	if err != nil {
 		return 0, nil, err
 	}
@@ -33,7 +33,7 @@ func (c *cluster) call(method, node, path, token, body string) (int, []byte, err
 	if token != "" {
 		request.Header.Set("Authorization", "Bearer "+token)
 	}
-	response, err := http.DefaultClient.Do(request)
+	response, err := c.http.Do(request)
 	if err != nil {
 		return 0, nil, err
 	}

@@ -10,7 +10,8 @@ import (
 	"github.com/stretchr/testify/require"
 )
 
-// That such a sandbox works is for `make chaos` to show.
+// That such a sandbox works is for TestAgentsOverTLS of internal/acceptance and
+// for `make chaos` to show.
 func TestPlanOnHosts(t *testing.T) {
 	dir := filepath.Join(t.TempDir(), "sandbox")
 	hosts := []Host{{Address: "10.1.2.3", Enter: []string{"env"}}, {Address: "10.1.2.4", Enter: []string{"env"}}}
