@@ -15,6 +15,10 @@ import (
 // cloneInterval is how often a running clone's progress is read.
 const cloneInterval = 200 * time.Millisecond
 
+// cloneSettle is how long a server that was cloned and restarted may take to
+// say that the clone is complete.
+const cloneSettle = 20 * time.Second
+
 // CloneProgress tells how far a clone has come.
 type CloneProgress struct {
 	Stage string // as the server names it: DROP DATA, FILE COPY, PAGE COPY, REDO COPY, …
@@ -89,10 +93,18 @@ func (i *Instance) awaitClone(ctx context.Context, before string, answer error) 
 	ticker := time.NewTicker(cloneInterval)
 	defer ticker.Stop()
 	last := answer
+	var settles time.Time // when a restarted server must have told the outcome
 	for {
 		s, err := i.Probe(ctx)
 		if err == nil && s.BootID != before {
-			return i.cloneOutcome(ctx)
+			if settles.IsZero() {
+				settles = time.Now().Add(cloneSettle)
+			}
+			ended, err := i.cloneOutcome(ctx)
+			if ended || time.Now().After(settles) {
+				return err
+			}
+			last = err
 		}
 		if err != nil {
 			last = err
@@ -105,16 +117,27 @@ func (i *Instance) awaitClone(ctx context.Context, before string, answer error) 
 	}
 }
 
-func (i *Instance) cloneOutcome(ctx context.Context) error {
+// cloneOutcome tells whether the clone has ended, and how.
+func (i *Instance) cloneOutcome(ctx context.Context) (ended bool, err error) {
 	var state, message string
-	err := i.command.QueryRowContext(ctx, "SELECT state, error_message FROM performance_schema.clone_status").Scan(&state, &message)
+	err = i.command.QueryRowContext(ctx, "SELECT state, error_message FROM performance_schema.clone_status").Scan(&state, &message)
 	if err != nil {
-		return fmt.Errorf("read outcome: %w", err)
+		return false, fmt.Errorf("read outcome: %w", err)
 	}
-	if state != "Completed" {
-		return fmt.Errorf("it is %s: %s", state, message)
+	return cloneEnded(state, message)
+}
+
+// cloneEnded judges the state that a restarted server tells of its clone. It
+// takes connections before it has settled that.
+func cloneEnded(state, message string) (ended bool, err error) {
+	switch state {
+	case "Completed":
+		return true, nil
+	case "In Progress":
+		return false, errors.New("the restarted server still says that it is in progress")
+	default:
+		return true, fmt.Errorf("it is %s: %s", state, message)
 	}
-	return nil
 }
 
 // watchClone reports the stage in progress until ctx ends.

@@ -90,3 +90,24 @@ func TestOwnedGTIDs(t *testing.T) {
 		require.True(t, got.Equal(gtid.MustParse(want)), "%s: %s", text, got)
 	}
 }
+
+func TestCloneEnded(t *testing.T) {
+	for _, c := range []struct {
+		state string
+		ended bool
+		says  string
+	}{
+		{"Completed", true, ""},
+		{"In Progress", false, "still says that it is in progress"}, // a moment after its restart
+		{"Failed", true, "it is Failed: disk full"},
+		{"Not Started", true, "it is Not Started"},
+	} {
+		ended, err := cloneEnded(c.state, "disk full")
+		require.Equal(t, c.ended, ended, c.state)
+		if c.says == "" {
+			require.NoError(t, err)
+		} else {
+			require.ErrorContains(t, err, c.says)
+		}
+	}
+}
