@@ -307,12 +307,20 @@ func memberNotes(m api.Member) string {
 }
 
 func rebuildLine(m api.Member) string {
-	line := fmt.Sprintf("%s is rebuilt since %s: %s", m.Name, m.Rebuild.Since.Format(time.TimeOnly), m.Rebuild.Stage)
-	if m.Rebuild.SavedFile != "" {
-		line += "; its own transactions are saved in " + m.Rebuild.SavedFile
+	r, since := m.Rebuild, m.Rebuild.Since.Format(time.TimeOnly)
+	var line string
+	switch {
+	case m.Role == api.RoleRebuilding:
+		line = fmt.Sprintf("%s is rebuilt since %s: %s", m.Name, since, r.Stage)
+	case r.Error != "" && (m.Acker || m.Role == api.RolePrimary):
+		line = fmt.Sprintf("%s was to be rebuilt at %s, and has come back since", m.Name, since)
+	case r.Error != "":
+		line = fmt.Sprintf("%s was to be rebuilt at %s, and that failed: %s", m.Name, since, r.Error)
+	default:
+		line = fmt.Sprintf("%s was rebuilt at %s", m.Name, since)
 	}
-	if m.Rebuild.Error != "" {
-		line += "; error: " + m.Rebuild.Error
+	if r.SavedFile != "" {
+		line += "; its own transactions are saved in " + r.SavedFile
 	}
 	return line
 }

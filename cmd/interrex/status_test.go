@@ -248,3 +248,21 @@ func TestMillisText(t *testing.T) {
 		require.Equal(t, want, millisText(ms))
 	}
 }
+
+func TestRebuildLine(t *testing.T) {
+	failed := &api.Rebuild{Stage: "failed", Since: testNow, Error: "no donor", SavedFile: "/errant/1.sql"}
+	done := &api.Rebuild{Stage: "done", Since: testNow, SavedFile: "/errant/1.sql"}
+	for _, c := range []struct {
+		m    api.Member
+		want string
+	}{
+		{api.Member{Role: api.RoleRebuilding, Rebuild: &api.Rebuild{Stage: "clone: FILE COPY", Since: testNow}}, "db2 is rebuilt since 12:00:00: clone: FILE COPY"},
+		{api.Member{Role: api.RoleReplica, Acker: true, Rebuild: done}, "db2 was rebuilt at 12:00:00; its own transactions are saved in /errant/1.sql"},
+		{api.Member{Role: api.RoleClosed, Rebuild: failed}, "db2 was to be rebuilt at 12:00:00, and that failed: no donor; its own transactions are saved in /errant/1.sql"},
+		{api.Member{Role: api.RoleReplica, Acker: true, Rebuild: failed}, "db2 was to be rebuilt at 12:00:00, and has come back since; its own transactions are saved in /errant/1.sql"},
+		{api.Member{Role: api.RolePrimary, Rebuild: failed}, "db2 was to be rebuilt at 12:00:00, and has come back since; its own transactions are saved in /errant/1.sql"},
+	} {
+		c.m.Name = "db2"
+		require.Equal(t, c.want, rebuildLine(c.m))
+	}
+}

@@ -147,6 +147,8 @@ func weaknesses(c Cluster, v failover.View, hungry bool) []string {
 			add("%s is closed and follows nobody", m.Name)
 		case m.Error != "":
 			add("%s: %s", m.Name, m.Error)
+		case m.Role == RoleReplica && !m.Acker:
+			add("%s is no acker yet: %s", m.Name, behindText(m.Missing))
 		case m.Acker && !m.Acknowledging:
 			add("%s is an acker and does not acknowledge", m.Name)
 		case m.Acker && !m.Certified:
@@ -159,6 +161,14 @@ func weaknesses(c Cluster, v failover.View, hungry bool) []string {
 		}
 	}
 	return reasons
+}
+
+// behindText says what a replica has before it until it is an acker.
+func behindText(missing *uint64) string {
+	if missing == nil || *missing == 0 {
+		return "it is about to be registered"
+	}
+	return fmt.Sprintf("it lacks %d transactions of the primary", *missing)
 }
 
 // newDurability compares the register with what the servers say. The primary's

@@ -1,6 +1,7 @@
 package api
 
 import (
+	"slices"
 	"strings"
 	"testing"
 	"time"
@@ -85,6 +86,12 @@ func TestStatusWord(t *testing.T) {
 		{"acker may have forgotten", func(v *failover.View) {
 			node(v, "n2", func(n *failover.NodeStatus) { n.Certified = false })
 		}, StatusDegraded, "n2 restarted and has not caught up"},
+		{"a replica is no acker", func(v *failover.View) {
+			i := slices.IndexFunc(v.Members, func(m topology.Member) bool { return m.Name == "n2" })
+			more := v.Members[i]
+			more.Name = "n4"
+			v.Members, v.Nodes["n4"] = append(v.Members, more), v.Nodes["n2"]
+		}, StatusDegraded, "n4 is no acker yet: it lacks 3 transactions of the primary"},
 		{"errant", func(v *failover.View) {
 			set := gtid.MustParse(n1UUID + ":7")
 			node(v, "n2", func(n *failover.NodeStatus) { n.Errant = &set })
