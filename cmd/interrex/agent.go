@@ -359,12 +359,7 @@ func (a *agent) run(ctx context.Context) error {
 	g.Go(func() error { return a.members.watchEtcd(ctx) })
 	g.Go(func() error { return a.keeper.Run(ctx, a.peers) })
 	g.Go(func() error { return a.watcher.Run(ctx) })
-	g.Go(func() error {
-		return failover.RouteKeeper{
-			Registry: a.registry, Watcher: a.watcher, Table: a.table, MaxLag: a.cfg.Routes.MaxReplicaLag,
-			Wake: wakeRoutes, Log: a.log.Named("routes"),
-		}.Run(ctx)
-	})
+	g.Go(func() error { return a.keepRoutes(ctx, wakeRoutes) })
 	g.Go(func() error { return a.control.Run(ctx) })
 	g.Go(func() error { return a.journal.Run(ctx, wakeJournal) })
 	g.Go(func() error { return a.faults.Run(ctx) })
@@ -397,6 +392,13 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	a.log.Info("agent stopped", zap.Error(err))
 	return err
+}
+
+func (a *agent) keepRoutes(ctx context.Context, wake <-chan struct{}) error {
+	return failover.RouteKeeper{
+		Registry: a.registry, Watcher: a.watcher, Table: a.table, MaxLag: a.cfg.Routes.MaxReplicaLag,
+		Wake: wake, Log: a.log.Named("routes"),
+	}.Run(ctx)
 }
 
 // merge gives the controller, and the journal, a wake-up channel each for the

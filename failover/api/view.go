@@ -134,25 +134,8 @@ func weaknesses(c Cluster, v failover.View, hungry bool) []string {
 		add("commits are not lossless")
 	}
 	for _, m := range c.Members {
-		switch {
-		case m.Role == RoleStray:
-			add("%s would take writes but is not the recorded primary", m.Name)
-		case m.Role == RoleUnreachable:
-			add("%s cannot be reached: %s", m.Name, m.Error)
-		case m.Errant != "":
-			add("%s holds transactions the primary lacks and is left closed", m.Name)
-		case m.Role == RoleRebuilding:
-			add("%s is being rebuilt", m.Name)
-		case m.Role == RoleClosed:
-			add("%s is closed and follows nobody", m.Name)
-		case m.Error != "":
-			add("%s: %s", m.Name, m.Error)
-		case m.Role == RoleReplica && !m.Acker:
-			add("%s is no acker yet: %s", m.Name, behindText(m.Missing))
-		case m.Acker && !m.Acknowledging:
-			add("%s is an acker and does not acknowledge", m.Name)
-		case m.Acker && !m.Certified:
-			add("%s restarted and has not caught up since: it would prove nothing in a failover", m.Name)
+		if why := weaknessOf(m); why != "" {
+			reasons = append(reasons, why)
 		}
 	}
 	for name := range v.Nodes {
@@ -161,6 +144,32 @@ func weaknesses(c Cluster, v failover.View, hungry bool) []string {
 		}
 	}
 	return reasons
+}
+
+// weaknessOf is what of a member would make the next failure worse; empty if
+// nothing would.
+func weaknessOf(m Member) string {
+	switch {
+	case m.Role == RoleStray:
+		return fmt.Sprintf("%s would take writes but is not the recorded primary", m.Name)
+	case m.Role == RoleUnreachable:
+		return fmt.Sprintf("%s cannot be reached: %s", m.Name, m.Error)
+	case m.Errant != "":
+		return fmt.Sprintf("%s holds transactions the primary lacks and is left closed", m.Name)
+	case m.Role == RoleRebuilding:
+		return fmt.Sprintf("%s is being rebuilt", m.Name)
+	case m.Role == RoleClosed:
+		return fmt.Sprintf("%s is closed and follows nobody", m.Name)
+	case m.Error != "":
+		return fmt.Sprintf("%s: %s", m.Name, m.Error)
+	case m.Role == RoleReplica && !m.Acker:
+		return fmt.Sprintf("%s is no acker yet: %s", m.Name, behindText(m.Missing))
+	case m.Acker && !m.Acknowledging:
+		return fmt.Sprintf("%s is an acker and does not acknowledge", m.Name)
+	case m.Acker && !m.Certified:
+		return fmt.Sprintf("%s restarted and has not caught up since: it would prove nothing in a failover", m.Name)
+	}
+	return ""
 }
 
 // behindText says what a replica has before it until it is an acker.
