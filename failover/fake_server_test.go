@@ -67,6 +67,7 @@ type server struct {
 	acker             bool
 	shut              map[string]bool // users that may not receive from it
 	held              bool            // the applier does not get on
+	fault             string          // why the applier has stopped
 	stalled           bool            // the receiver is connected and gets nothing
 	marker            topology.Marker
 	unarmable         bool
@@ -131,7 +132,7 @@ func (s *server) replicate() {
 			}
 		}
 	}
-	if !s.held {
+	if !s.held && s.fault == "" {
 		s.executed = s.received
 		if s.source != nil && s.source.marker.Epoch > s.marker.Epoch {
 			s.marker = s.source.marker
@@ -253,7 +254,7 @@ func (s *server) Probe(ctx context.Context) (st dbrepl.Status, err error) {
 			host, port, _ := net.SplitHostPort(s.source.address)
 			n, _ := strconv.Atoi(port)
 			src := &dbrepl.SourceStatus{
-				Host: host, Port: n, ServerUUID: s.source.uuid, ApplierOn: true, ReceiverState: "OFF",
+				Host: host, Port: n, ServerUUID: s.source.uuid, ApplierOn: s.fault == "", ApplierError: s.fault, ReceiverState: "OFF",
 				Unapplied: s.received.Minus(s.executed).Count(),
 			}
 			if s.receiverOn {
@@ -282,7 +283,13 @@ func (s *server) Freeze(ctx context.Context) (executed, received gtid.Set, unapp
 func (s *server) CatchUp(ctx context.Context, set gtid.Set, limit time.Duration) (executed gtid.Set, err error) {
 	ctx, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
-	err = s.fleet.wait(ctx, func() bool { executed = s.executed; return s.alive() && s.executed.Contains(set) })
+	err = s.fleet.wait(ctx, func() bool {
+		executed = s.executed
+		return s.alive() && (s.executed.Contains(set) || s.fault != "")
+	})
+	if err == nil && !executed.Contains(set) {
+		return executed, fmt.Errorf("%w: %s", dbrepl.ErrApplierStopped, s.fault)
+	}
 	if err != nil {
 		err = fmt.Errorf("%w: %w", dbrepl.ErrNotCaughtUp, err)
 	}
