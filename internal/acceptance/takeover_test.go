@@ -43,23 +43,12 @@ func (c *cluster) leaderDies(t *testing.T, kind, step string) {
 	w := c.load(t, witness)
 	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 300, "too few rows" })
 
-	asking, stop := context.WithCancel(t.Context())
-	defer stop()
-	died := c.killAfter(t, leader, kind, step)
+	died := c.signalAfter(t, leader, kind, step, syscall.SIGKILL)
+	stop := func() {}
 	if kind == "failover" {
 		c.order(t, "kill", old)
 	} else {
-		var order sync.WaitGroup
-		defer order.Wait()
-		order.Go(func() {
-			for asking.Err() == nil { // a candidate that lags for the moment is refused
-				status, _, err := c.call("POST", witness, "/api/v1/switchover", c.info.OperatorToken, "{}")
-				if err != nil || status != http.StatusConflict {
-					return // or who asked is left without an answer
-				}
-				rest(100 * time.Millisecond)
-			}
-		})
+		stop = c.orderSwitchover(t, witness, "")
 	}
 	killed := <-died
 	stop()
@@ -87,9 +76,29 @@ func (c *cluster) leaderDies(t *testing.T, kind, step string) {
 		leader, old, writing.Seconds(), ended.Seconds(), c.story(t, before.Epoch))
 }
 
-// killAfter ends an agent with SIGKILL when it logs that a step is done, and
-// sends when that was; the zero time if it never was.
-func (c *cluster) killAfter(t *testing.T, node, kind, step string) <-chan time.Time {
+// orderSwitchover asks a node for one in the background (to the best candidate
+// if to is empty), again and again while it is refused because the candidate
+// lags for the moment, until stop is called.
+func (c *cluster) orderSwitchover(t *testing.T, node, to string) (stop func()) {
+	t.Helper()
+	asking, stop := context.WithCancel(t.Context())
+	var order sync.WaitGroup
+	t.Cleanup(func() { stop(); order.Wait() })
+	order.Go(func() {
+		for asking.Err() == nil {
+			status, _, err := c.call(http.MethodPost, node, "/api/v1/switchover", c.info.OperatorToken, fmt.Sprintf(`{"to":%q}`, to))
+			if err != nil || status != http.StatusConflict {
+				return // or who asked is left without an answer
+			}
+			rest(100 * time.Millisecond)
+		}
+	})
+	return stop
+}
+
+// signalAfter sends an agent a signal when it logs that a step is done, and
+// tells when that was; the zero time if it never was.
+func (c *cluster) signalAfter(t *testing.T, node, kind, step string, signal syscall.Signal) <-chan time.Time {
 	t.Helper()
 	pid := pidIn(t, c.node(node).Agent.PIDFile)
 	log, err := os.Open(c.node(node).Agent.LogFile)
@@ -117,7 +126,7 @@ func (c *cluster) killAfter(t *testing.T, node, kind, step string) <-chan time.T
 				text = left
 				var entry struct{ Message, Kind, Step string }
 				if json.Unmarshal(line, &entry) == nil && entry.Message == "step done" && entry.Kind == kind && entry.Step == step {
-					_ = syscall.Kill(pid, syscall.SIGKILL)
+					_ = syscall.Kill(pid, signal)
 					died <- time.Now()
 					return
 				}

@@ -1,0 +1,105 @@
+package dbrepl_test
+
+import (
+	"context"
+	"os"
+	"path/filepath"
+	"slices"
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"interrex/dbrepl"
+)
+
+// closingHangs: while commits wait, the statement that closes the server does,
+// too, although the variable reads ON already. That is no proof and is not taken
+// for one, and a closing that was given up does not take effect later.
+func closingHangs(t *testing.T, c *cluster) {
+	c.establish(t, 1)
+	c.write(t, c.a, 1)
+	for _, n := range []*node{c.b, c.c} {
+		_, _, _, err := n.Freeze(limited(t, patience))
+		require.NoError(t, err)
+	}
+	answers := c.waiting(t, c.a, 2)
+	closed := make(chan error, 1)
+	go func() {
+		_, _, err := c.a.CloseWrites(limited(t, patience), 50*time.Millisecond, 3*time.Second)
+		closed <- err
+	}()
+	var reads bool
+	c.a.until(t, "reads as closed", func(dbrepl.Status) bool {
+		require.NoError(t, c.a.root.QueryRowContext(t.Context(), "SELECT @@global.super_read_only").Scan(&reads))
+		return reads
+	})
+	select {
+	case err := <-closed:
+		require.Fail(t, "closed while commits wait", "%v", err)
+	default:
+	}
+	require.ErrorIs(t, answer(t, closed), dbrepl.ErrCloseTimedOut)
+	require.True(t, c.a.status(t).Writable())
+	for _, ch := range answers {
+		require.Error(t, answer(t, ch), "a session that was ended is not told of a success")
+	}
+	require.NoError(t, c.b.Follow(limited(t, patience), dbrepl.FollowSpec{Host: c.a.host, Port: c.a.port, Acker: true}))
+	time.Sleep(300 * time.Millisecond) // for a statement that was only forgotten
+	require.True(t, c.a.status(t).Writable(), "the closing that was given up has taken effect")
+	c.write(t, c.a, 1)
+}
+
+// damagedRelayLog: a bit of what a candidate has received is flipped. It cannot
+// catch up, says so, and skips nothing.
+func damagedRelayLog(t *testing.T, c *cluster) {
+	c.establish(t, 1)
+	c.write(t, c.a, 5)
+	all := c.a.status(t).Executed
+	c.b.until(t, "has executed all", func(s dbrepl.Status) bool { return s.Executed.Contains(all) })
+	c.b.exec(t, "STOP REPLICA SQL_THREAD")
+	c.write(t, c.a, 20)
+	all = c.a.status(t).Executed
+	c.b.until(t, "has received all", func(s dbrepl.Status) bool { return s.Received.Contains(all) })
+	_, received, unapplied, err := c.b.Freeze(limited(t, patience))
+	require.NoError(t, err)
+	require.EqualValues(t, 20, unapplied)
+
+	files, err := filepath.Glob(filepath.Join(c.b.spec.Dir, "data", "relay.[0-9]*"))
+	require.NoError(t, err)
+	require.NotEmpty(t, files)
+	slices.Sort(files)
+	damaged := ""
+	for _, file := range slices.Backward(files) {
+		text, err := os.ReadFile(file)
+		require.NoError(t, err)
+		if len(text) < 4096 {
+			continue // what follows the events
+		}
+		text[len(text)-700] ^= 4
+		require.NoError(t, os.WriteFile(file, text, 0o600))
+		damaged = file
+		break
+	}
+	require.NotEmpty(t, damaged, "%v", files)
+
+	_, err = c.b.CatchUp(limited(t, patience), received, patience)
+	t.Logf("%s: %v", filepath.Base(damaged), err)
+	require.ErrorIs(t, err, dbrepl.ErrApplierStopped)
+	s := c.b.status(t)
+	require.NotEmpty(t, s.Source.ApplierError)
+	require.False(t, s.Executed.Contains(received))
+	require.Equal(t, int(20-s.Received.Minus(s.Executed).Count())+5, c.b.rows(t), "a row for each executed transaction, none left out")
+}
+
+// privilegedWriter: an account that read_only does not bind is refused by what
+// replicas have.
+func privilegedWriter(t *testing.T, c *cluster) {
+	c.establish(t, 1)
+	for _, statement := range []string{"INSERT INTO app.t VALUES (1, 'stray')", "CREATE TABLE app.stray (id INT)"} {
+		ctx, cancel := context.WithTimeout(t.Context(), patience)
+		_, err := c.b.root.ExecContext(ctx, statement)
+		cancel()
+		require.ErrorContains(t, err, "--super-read-only", statement)
+	}
+}
