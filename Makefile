@@ -96,6 +96,10 @@ bench: fetch ## Run the benchmarks, then kill primaries and measure (KILLS=, OUT
 model: ## Check the model of the failover protocol with SPIN, and that its mutants are caught
 	nice -n 15 ./docs/model/run.sh
 
+.PHONY: faults
+faults: fetch ## Run the tests that docs/faults.md names, and write down there how they ended
+	$(GO) test -tags $(TAGS) -buildvcs=false -count=1 -v -timeout 2h -run '^TestFaults$$' ./docs -args -run-faults -revision '$(VERSION)'
+
 .PHONY: lint
 lint: $(LINT) ## Check format, vet, and the house rules
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
