@@ -92,9 +92,12 @@ bench: fetch ## Run the benchmarks, then kill primaries and measure (KILLS=, OUT
 	$(GO) test -tags $(TAGS) -buildvcs=false -run '^$$' -bench . -benchmem -timeout 60m -p 1 $(ARGS) $(PKG)
 	$(GO) run -tags $(TAGS) -buildvcs=false ./cmd/bench -interrex $(BIN)/interrex -revision '$(VERSION)' -kills $(KILLS) $(if $(OUT),-o '$(OUT)')
 
+# How much of the model: all, quick or short.
+SHARE ?= all
+
 .PHONY: model
-model: ## Check the model of the failover protocol with SPIN, and that its mutants are caught
-	nice -n 15 ./docs/model/run.sh
+model: ## Check the model of the failover protocol with SPIN, and that its mutants are caught (SHARE=short)
+	nice -n 15 ./docs/model/run.sh $(SHARE)
 
 .PHONY: faults
 faults: fetch ## Run the tests that docs/faults.md names, and write down there how they ended

@@ -1,8 +1,10 @@
 #!/bin/sh
 # Checks the model of failover.pml within the bounds of README.md, then that
 # every mutant is caught and every witness reached. run.sh quick leaves the
-# larger checks out. MEM is the memory limit in MB.
+# larger checks out, run.sh short all but a share of everything. MEM is the
+# memory limit in MB.
 set -u
+share=${1:-all}
 for tool in spin gcc; do
 	command -v $tool >/dev/null || { echo "make model: $tool is missing: apt-get install spin gcc libc6-dev" >&2; exit 1; }
 done
@@ -33,15 +35,21 @@ check() {
 }
 # A counterexample is found sooner than an optimised program is compiled.
 full() { opt=-O2; check "full $*" 0 "$@"; }
-mutant() { opt=-O0; check "$*" 1 -DMUT_"$@"; }
-longer() { opt=-O2; check "$*" 1 -DMUT_"$@"; } # but not of these
-witness() { opt=-O0; check "witness $*" 1 -DWIT_"$@"; }
+mutant() { opt=-O0; wanted "$1" || return 0; check "$*" 1 -DMUT_"$@"; }
+longer() { opt=-O2; wanted "$1" || return 0; check "$*" 1 -DMUT_"$@"; } # but not of these
+witness() { opt=-O0; wanted "$1" || return 0; check "witness $*" 1 -DWIT_"$@"; }
+wanted() {
+	[ "$share" = short ] || return 0
+	case $1 in FAILOVER | NO_REVOKE | NO_EPOCH_CHECK | NO_AMNESIA_GUARD | NO_CAS | POLITE_STOP | NO_MARK | LOWER_SERVER_FIRST) ;; *) return 1 ;; esac
+}
 
 full -DEM=2 -DWM=1 -DCM=1
-full -DEM=2 -DWM=1 -DCM=0 -DREGISTER=1
 full -DEM=2 -DWM=1 -DCM=1 -DREGISTER=2
-full -DNO_WHOLE -DEM=2 -DWM=1 -DCM=0 -DREGISTER=1
-if [ "${1:-}" != quick ]; then
+if [ "$share" != short ]; then
+	full -DEM=2 -DWM=1 -DCM=0 -DREGISTER=1
+	full -DNO_WHOLE -DEM=2 -DWM=1 -DCM=0 -DREGISTER=1
+fi
+if [ "$share" = all ]; then
 	full -DEM=3 -DWM=1 -DCM=1
 	full -DEM=3 -DWM=2 -DCM=0
 	full -DEM=3 -DWM=1 -DCM=0 -DK0=2
@@ -89,5 +97,5 @@ mutant RAISE_RECORD_FIRST -DEM=1 -DWM=1 -DCM=0 -DREGISTER=2
 mutant FORGET_SOURCE -DEM=1 -DWM=1 -DCM=0 -DREGISTER=1
 mutant TARGET_WITHOUT_SOURCES -DEM=1 -DWM=1 -DCM=0 -DREGISTER=1
 mutant STALE_REGISTERED -DEM=1 -DWM=1 -DCM=0 -DREGISTER=1
-[ $bad = 0 ] && echo "ok: $checks checks: no violation in the model, every witness reached, every mutant caught" || echo 'NOT as it must be' >&2
+[ $bad = 0 ] && echo "ok: $checks checks: no violation in the model, every witness reached, every mutant caught$([ "$share" = all ] || echo " ($share)")" || echo 'NOT as it must be' >&2
 exit $bad
