@@ -12,16 +12,21 @@ import (
 )
 
 // Format and Minor are the version of the cluster record that this build
-// writes. Minor 1 added the list of members, 2 the count of unrest.
+// writes. Minor 1 added the list of members, 2 the count of unrest, 3 the mark of a
+// forced primary.
 const (
 	Format = 1
-	Minor  = 2
+	Minor  = 3
 )
 
 // clone returns a copy that shares nothing that can be changed.
 func (s State) clone() State {
 	if s.Primary != nil {
 		primary := *s.Primary
+		if primary.Forced != nil {
+			forced := *primary.Forced
+			primary.Forced = &forced
+		}
 		s.Primary = &primary
 	}
 	if s.Operation != nil {

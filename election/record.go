@@ -105,6 +105,20 @@ type Primary struct {
 	// every commit acknowledged in earlier epochs, so an acker whose received
 	// set does not contain it proves nothing in this epoch.
 	Base gtid.Set `json:"base"`
+	// Forced is set while this instance is primary by a promotion that an
+	// operator forced without the proof that it lacks nothing acknowledged.
+	Forced *Forced `json:"forced,omitempty"`
+}
+
+// Forced is a promotion without proof (I1), and who accepted what of it.
+type Forced struct {
+	By string    `json:"by"`
+	At time.Time `json:"at"`
+	// Accepted is what was confirmed: how many commits were known to be
+	// missing, or that nothing bounds the loss.
+	Accepted string `json:"accepted"`
+	// Epoch is that of the promotion; a resumed primary has a higher one.
+	Epoch topology.Epoch `json:"epoch"`
 }
 
 // Register is the acker register of the primary's epoch (I3). Ackers and K are

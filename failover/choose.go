@@ -16,6 +16,17 @@ type choosePolicy struct {
 	to           topology.NodeName // wanted candidate, empty for the best
 	from         topology.NodeName // the old primary
 	minFollowers int               // instances that must remain to acknowledge
+	// forced: without the proof, whoever has the most may be promoted.
+	forced bool
+}
+
+// history is what a candidate must hold: everything acknowledged or, where a
+// failover without that proof is forced, what it happens to have.
+func (p choosePolicy) history(s survey, candidate Frozen) survey {
+	if p.forced && !s.proven() {
+		s.union = candidate.Received
+	}
+	return s
 }
 
 // chooseCandidate picks the instance to promote and those that will follow
@@ -27,7 +38,11 @@ func chooseCandidate(s survey, p choosePolicy) (Frozen, []Frozen, error) {
 		rejected []string
 	)
 	for _, f := range s.seen {
-		if why := unfit(f, s, p); why != "" {
+		why := unfit(f, p.history(s, f), p)
+		if why == "" && isErrant(f, s) && p.kind != election.Resume {
+			why = errantText(f, s)
+		}
+		if why != "" {
 			rejected = append(rejected, fmt.Sprintf("%s: %s", f.Node, why))
 			continue
 		}
@@ -44,7 +59,7 @@ func chooseCandidate(s survey, p choosePolicy) (Frozen, []Frozen, error) {
 	}
 	slices.SortFunc(fit, func(a, b Frozen) int { return compareCandidates(a, b, s, p) })
 	best := fit[0]
-	return best, followersOf(best, s, p), nil
+	return best, followersOf(best, p.history(s, best), p), nil
 }
 
 func compareCandidates(a, b Frozen, s survey, p choosePolicy) int {
@@ -55,6 +70,11 @@ func compareCandidates(a, b Frozen, s survey, p choosePolicy) int {
 				return 1
 			}
 			return -1
+		}
+	}
+	if p.forced && !s.proven() {
+		if d := cmp.Compare(s.beyond(a).Count(), s.beyond(b).Count()); d != 0 {
+			return d // what it lacks is lost
 		}
 	}
 	// What a switchover's candidate has not even received is work, too.
@@ -110,9 +130,13 @@ func unpromotable(f Frozen, s survey, p choosePolicy) string {
 		// Its commits would go on, and be lost with it.
 		return "another instance is open for writes"
 	case isErrant(f, s):
-		return "it holds transactions that no primary gave it: " + f.Received.Minus(s.union).String()
+		return errantText(f, s)
 	}
 	return ""
+}
+
+func errantText(f Frozen, s survey) string {
+	return "it holds transactions that no primary gave it: " + f.Received.Minus(s.union).String()
 }
 
 // isErrant tells whether an instance holds what neither the union has nor the

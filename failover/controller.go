@@ -52,7 +52,7 @@ type ControllerConfig struct {
 type Controller struct {
 	cfg      ControllerConfig
 	log      *zap.Logger
-	requests chan switchoverRequest
+	requests chan request
 	busy     atomic.Bool
 	register *registrar
 	rejoin   *rejoiner
@@ -77,13 +77,14 @@ type tidyPass struct {
 	done   chan struct{}
 }
 
-type switchoverRequest struct {
+// request is an operation that an operator asked for.
+type request struct {
 	ctx   context.Context
-	to    topology.NodeName
-	reply chan switchoverReply
+	run   func(context.Context) (Report, error)
+	reply chan requestReply
 }
 
-type switchoverReply struct {
+type requestReply struct {
 	report Report
 	err    error
 }
@@ -92,7 +93,7 @@ type switchoverReply struct {
 func NewController(cfg ControllerConfig, log *zap.Logger) *Controller {
 	log = log.Named("failover")
 	return &Controller{
-		cfg: cfg, log: log, requests: make(chan switchoverRequest),
+		cfg: cfg, log: log, requests: make(chan request),
 		register: newRegistrar(cfg, log), rejoin: newRejoiner(cfg, log), members: newMembership(cfg, log),
 	}
 }
@@ -141,9 +142,9 @@ func (c *Controller) Run(ctx context.Context) error {
 	return nil
 }
 
-func (c *Controller) answer(req switchoverRequest) {
-	report, err := c.switchover(req.ctx, req.to)
-	req.reply <- switchoverReply{report, err}
+func (c *Controller) answer(req request) {
+	report, err := req.run(req.ctx)
+	req.reply <- requestReply{report, err}
 }
 
 // turn does what the moment asks for: take over a dead leader, run the
@@ -266,7 +267,10 @@ func (c *Controller) plan(v View, kind election.Kind, cause string, to topology.
 		p.To = p.From
 		// Right after a start the others are on their way, too: none of them
 		// is missing yet.
-		if v.State.Degraded == nil && (c.dueSince.IsZero() || time.Since(c.dueSince) < c.cfg.Policy.DropAfter) {
+		switch {
+		case v.State.Degraded != nil:
+			p.Acks = 0 // the record says already that it waits for nobody (I4)
+		case c.dueSince.IsZero() || time.Since(c.dueSince) < c.cfg.Policy.DropAfter:
 			p.Acks = max(p.Acks, 1)
 		}
 	}
@@ -319,6 +323,9 @@ func (c *Controller) closeAbandoned(ctx context.Context, p Plan) error {
 		Cause: op.Cause, StartedAt: op.StartedAt, EndedAt: time.Now().UTC(),
 		Reason: fmt.Sprintf("left at step %s; %s goes on with a %s", op.Step, c.cfg.Self, p.Kind),
 	}
+	if past := p.Base.State.Primary; past != nil && past.Forced != nil && past.Forced.Epoch == op.Epoch {
+		r.Forced = &Forced{By: past.Forced.By, At: past.Forced.At, Accepted: past.Forced.Accepted, Lossy: true}
+	}
 	raw, err := json.Marshal(r)
 	if err == nil {
 		err = c.cfg.Registry.SaveReport(sctx, op.Epoch, raw)
@@ -333,10 +340,15 @@ func (c *Controller) closeAbandoned(ctx context.Context, p Plan) error {
 // empty. It is refused with a *GateError naming the gate that is closed, and
 // undone (ErrUndone) if it cannot finish within its limit. Only on the leader.
 func (c *Controller) Switchover(ctx context.Context, to topology.NodeName) (Report, error) {
+	return c.ask(ctx, election.Switchover, func(ctx context.Context) (Report, error) { return c.switchover(ctx, to) })
+}
+
+// ask has the controller's loop run an operator's operation.
+func (c *Controller) ask(ctx context.Context, kind election.Kind, run func(context.Context) (Report, error)) (Report, error) {
 	if c.busy.Load() {
-		return Report{}, &GateError{Gate{Name: gateIdle, Operation: election.Switchover, Reason: "another operation is running"}}
+		return Report{}, &GateError{Gate{Name: gateIdle, Operation: kind, Reason: "another operation is running"}}
 	}
-	req := switchoverRequest{ctx: context.WithoutCancel(ctx), to: to, reply: make(chan switchoverReply, 1)}
+	req := request{ctx: context.WithoutCancel(ctx), run: run, reply: make(chan requestReply, 1)}
 	select {
 	case c.requests <- req:
 	case <-ctx.Done():
@@ -346,7 +358,7 @@ func (c *Controller) Switchover(ctx context.Context, to topology.NodeName) (Repo
 	case r := <-req.reply:
 		return r.report, r.err
 	case <-ctx.Done():
-		return Report{}, fmt.Errorf("switchover goes on without the caller: %w", ctx.Err())
+		return Report{}, fmt.Errorf("%s goes on without the caller: %w", kind, ctx.Err())
 	}
 }
 

@@ -210,13 +210,17 @@ func decideGates(v View, p Policy, to topology.NodeName) []Gate {
 		add(election.Bootstrap, gateMembers, why == "", "all members are present", why)
 		return gates
 	}
-	for _, op := range []election.Kind{election.Failover, election.Switchover} {
+	for _, op := range []election.Kind{election.Failover, election.Switchover, Force} {
 		add(op, gateEtcd, v.EtcdReachable, "etcd answers", "no promotion possible: etcd has no quorum or cannot be reached from "+string(v.Self))
 		add(op, gateLeader, v.EtcdReachable && v.Leadership.Holder != "", "the leader is "+string(v.Leadership.Holder), leaderless(v))
+		if op == Force {
+			break // one that its leader left cannot go on without the proof either
+		}
 		add(op, gateIdle, s.Operation == nil, "no operation is in flight", inFlight(s))
 	}
 	decideFailoverGates(v, p, add)
 	decideSwitchoverGates(v, p, to, add)
+	decideForceGates(v, add)
 	return gates
 }
 
@@ -251,7 +255,7 @@ func decideFailoverGates(v View, p Policy, add addGate) {
 	}
 	add(election.Failover, gateFailed, v.Primary.Verdict == topology.Failed, v.Primary.Explanation, v.Primary.Explanation)
 	sv := withoutOld(expectedSurvey(v), *s.Primary)
-	add(election.Failover, gateRevocable, sv.proven(), sv.summary(canBeFrozen), "no promotion possible: "+sv.summary(canBeFrozen)+"; waiting for "+missingFor(sv, s.Register))
+	add(election.Failover, gateRevocable, sv.proven(), sv.summary(canBeFrozen), "no promotion possible: "+sv.summary(canBeFrozen)+"; waiting for "+missingFor(sv, s.Register, s.Primary.Node))
 	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Failover, from: s.Primary.Node, minFollowers: p.minAcks()})
 	add(election.Failover, gateCandidate, err == nil, fmt.Sprintf("%s would be promoted", c.Node), fmt.Sprint(err))
 }

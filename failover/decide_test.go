@@ -174,7 +174,7 @@ func TestDecideGates(t *testing.T) {
 		{
 			name: "an acker is amnesiac", op: election.Failover,
 			change: []func(*View){failed, with("n3", func(s *NodeStatus, _ *dbrepl.Status) { s.Certified = false })},
-			closed: []string{gateRevocable}, reason: "waiting for 1 of [n3]",
+			closed: []string{gateRevocable}, reason: "waiting for the old primary n1 itself",
 		},
 		{
 			name: "an acker is amnesiac: what could be done is not told as done", op: election.Failover,

@@ -40,6 +40,9 @@ var (
 	// ErrPrimaryFailed: the primary of a switchover failed before it was
 	// closed; a failover is due instead.
 	ErrPrimaryFailed = errors.New("the primary has failed meanwhile")
+	// ErrNotConfirmed: a forced failover was asked for without accepting what
+	// may be lost as it stands now; nothing was promoted. Look at it again.
+	ErrNotConfirmed = errors.New("what may be lost was not confirmed")
 	// ErrUndone: the operation could not finish and the former primary serves
 	// again under a new epoch.
 	ErrUndone = errors.New("operation was undone")
@@ -83,3 +86,18 @@ func (e *GateError) Error() string {
 
 // Unwrap makes errors.Is(err, ErrGateClosed) true.
 func (e *GateError) Unwrap() error { return ErrGateClosed }
+
+// ConfirmationError is ErrNotConfirmed with what does not fit.
+type ConfirmationError struct {
+	Field string    `json:"field"` // of the order
+	Given string    `json:"given"`
+	Want  string    `json:"want"`
+	Bound LossBound `json:"bound"`
+}
+
+func (e *ConfirmationError) Error() string {
+	return fmt.Sprintf("%s is %q, not %q: %v", e.Field, e.Want, e.Given, ErrNotConfirmed)
+}
+
+// Unwrap makes errors.Is(err, ErrNotConfirmed) true.
+func (e *ConfirmationError) Unwrap() error { return ErrNotConfirmed }

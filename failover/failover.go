@@ -176,6 +176,15 @@ func (o *operation) choose(r revoked) (chosen, error) {
 		done("", err)
 		return chosen{}, fmt.Errorf("choose: %w", err)
 	}
+	if o.lossy(r.survey) {
+		if err := o.plan.Force.exceeded(candidate); err != nil {
+			done("", err)
+			return chosen{}, fmt.Errorf("choose: %w", err)
+		}
+	} else if o.report.Forced != nil {
+		o.report.Forced.Lossy = false
+	}
+	r.survey = o.choosePolicy().history(r.survey, candidate)
 	o.report.To = candidate.Node
 	done(fmt.Sprintf("%s, %d unapplied", candidate.Node, candidate.Unapplied), nil)
 	return chosen{revoked: r, candidate: candidate, followers: followers}, nil
@@ -263,6 +272,7 @@ func (o *operation) record(ctx context.Context, up caughtUp) (election.Primary, 
 	err := o.update(ctx, func(s *election.State) error {
 		s.Unrest = nextUnrest(s.Unrest, o.plan, primary)
 		s.Primary = &primary
+		s.Primary.Forced = o.mark(up, s.Epoch)
 		s.Register, s.Sources = nextRegister(s, o.plan, up)
 		switch {
 		case s.Register.K > 0:

@@ -230,7 +230,7 @@ type fakeDetector struct{ c *cluster }
 
 func (d fakeDetector) Judge(name topology.NodeName) Judgement {
 	d.c.mu.Lock()
-	judged := d.c.judged[name]
+	judged, cut := d.c.judged[name], d.c.cut[name]
 	d.c.mu.Unlock()
 	d.c.fleet.mu.Lock()
 	defer d.c.fleet.mu.Unlock()
@@ -238,7 +238,7 @@ func (d fakeDetector) Judge(name topology.NodeName) Judgement {
 	if judged || !d.c.fleet.servers[name].alive() {
 		j.Verdict, j.Explanation, j.Cause = topology.Failed, "it does not answer", "process exited"
 		j.LastGood, j.FirstBad = 30*time.Millisecond, 20*time.Millisecond
-		if s := d.c.fleet.servers[name]; s.down {
+		if s := d.c.fleet.servers[name]; s.down && !cut {
 			j.Votes = []Vote{{Observer: name, Kind: causeProcessExited, Against: true}}
 			j.FirstBad = max(j.FirstBad, time.Since(s.died))
 		}

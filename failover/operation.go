@@ -43,6 +43,8 @@ type Plan struct {
 	// Ahead are the replicas that a switchover points at its candidate before
 	// the primary is closed.
 	Ahead []topology.NodeName
+	// Force: an operator accepted that acknowledged commits may be lost.
+	Force *forcing
 }
 
 // Limits bound the steps of an operation.
@@ -111,6 +113,7 @@ func (o *operation) execute(ctx context.Context) (Report, error) {
 	o.report = &Report{
 		Kind: o.plan.Kind, Outcome: Unfinished, Leader: o.self, From: o.plan.From, To: o.plan.To,
 		Cause: o.plan.Cause, StartedAt: o.startedAt, Evidence: o.plan.Evidence, Gates: o.plan.Gates,
+		Forced: o.plan.Force.forced(),
 	}
 	o.reportDetection()
 	err := o.run(ctx)
@@ -138,7 +141,7 @@ func (o *operation) execute(ctx context.Context) (Report, error) {
 }
 
 func (o *operation) choosePolicy() choosePolicy {
-	return choosePolicy{kind: o.plan.Kind, to: o.plan.To, from: o.plan.From, minFollowers: o.plan.Acks}
+	return choosePolicy{kind: o.plan.Kind, to: o.plan.To, from: o.plan.From, minFollowers: o.plan.Acks, forced: o.plan.Force != nil}
 }
 
 // saveReport writes the ledger entry, and tells if it could not.

@@ -228,6 +228,9 @@ type View struct {
 	// Crashed is how long ago the primary's own agent saw its server process end,
 	// if it has not been healthy since; 0 if it did not.
 	Crashed time.Duration
+	// Sighted is what each instance has told of itself, also of those that do
+	// not answer any more.
+	Sighted map[topology.NodeName]Sighting
 
 	// base is the snapshot that State is of: what is decided on this view is
 	// claimed against it.

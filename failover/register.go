@@ -31,6 +31,9 @@ func nextRegister(s *election.State, plan Plan, up caughtUp) (election.Register,
 		}
 	}
 	k := max(plan.Acks, plan.Policy.acks(instances, len(up.followers)))
+	if plan.Force != nil {
+		k = min(k, len(up.followers)) // it is not to wait for those that are gone
+	}
 	reg := election.Register{K: k}
 	if plan.From == candidate {
 		reg = sameRegister(s.Register, up.followers, k)

@@ -273,7 +273,7 @@ func (r *rejoiner) completeReport(ctx context.Context, epoch topology.Epoch, n N
 	}
 	for _, raw := range raws {
 		var rep Report
-		if json.Unmarshal(raw, &rep) != nil || rep.From != n.Member.Name || rep.Outcome != Completed || rep.RPO.LostCommits == nil {
+		if json.Unmarshal(raw, &rep) != nil || rep.From != n.Member.Name || rep.Outcome != Completed || (rep.RPO.LostCommits == nil && rep.Forced == nil) {
 			continue
 		}
 		if !complete(&rep, n, errant) {

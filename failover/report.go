@@ -42,6 +42,20 @@ type Report struct {
 	RTOMillis float64    `json:"rto_ms"`
 	RTOBounds [2]float64 `json:"rto_bounds_ms"`
 	RPO       RPO        `json:"rpo"`
+	// Forced is set where an operator ordered the failover and accepted loss.
+	Forced *Forced `json:"forced,omitempty"`
+}
+
+// Forced is who accepted what when a failover was forced.
+type Forced struct {
+	By string    `json:"by"`
+	At time.Time `json:"at"`
+	// Accepted is what was confirmed: a number of commits, or "unbounded".
+	Accepted string `json:"accepted"`
+	// Lossy: it was promoted without the proof that nothing acknowledged is
+	// missing. False where the proof could be had after all.
+	Lossy bool      `json:"lossy"`
+	Bound LossBound `json:"bound"`
 }
 
 // Step is one step of an operation as it ran.

@@ -51,22 +51,27 @@ func (o *operation) freezeAll(ctx context.Context, epoch topology.Epoch) (survey
 	switch {
 	case wantAll && len(sv.silent) > 0:
 		return sv, fmt.Errorf("%w: bootstrap needs every instance: %s", ErrNoProof, sv.summary(areFrozen))
-	case !sv.proven():
-		return sv, fmt.Errorf("%w: %s; waiting for %s", ErrNoProof, sv.summary(areFrozen), missingFor(sv, o.plan.Register))
+	case !sv.proven() && o.plan.Force == nil:
+		return sv, fmt.Errorf("%w: %s; waiting for %s", ErrNoProof, sv.summary(areFrozen), missingFor(sv, o.plan.Register, old))
 	}
 	return sv, nil
 }
 
-// missingFor names who could complete the proof.
-func missingFor(s survey, reg election.Register) string {
+// missingFor names who could complete the proof: those that have not answered,
+// if they come back without having restarted. One that answers and proves
+// nothing has to catch up with the old primary first.
+func missingFor(s survey, reg election.Register, old topology.NodeName) string {
 	var names []string
 	for _, a := range reg.Ackers {
-		if _, silent := s.silent[a]; silent {
+		if _, silent := s.silent[a]; silent && !s.has(a) {
 			names = append(names, string(a))
 		}
 	}
 	short := s.needed - len(s.counted)
-	return fmt.Sprintf("%d of [%s], or for the old primary itself", short, strings.Join(names, " "))
+	if len(names) < short {
+		return fmt.Sprintf("the old primary %s itself: nobody else can make up for it", old)
+	}
+	return fmt.Sprintf("%d of [%s], if the server there has not restarted, or for the old primary %s itself", short, strings.Join(names, " "), old)
 }
 
 // ask sends one order to every member with an instance, in parallel. The

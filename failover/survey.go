@@ -158,6 +158,17 @@ func (s survey) proven() bool {
 	return s.oldClosed || len(s.counted) >= s.needed
 }
 
+// beyond is what anybody seen has received and f has not.
+func (s survey) beyond(f Frozen) gtid.Set {
+	var all gtid.Set
+	for _, other := range s.seen {
+		if !isErrant(other, s) {
+			all = all.Union(other.Received)
+		}
+	}
+	return all.Minus(f.Received)
+}
+
 // proveRPO states why nothing acknowledged is missing from what was promoted.
 func proveRPO(plan Plan, up caughtUp) RPO {
 	var zero uint64
@@ -167,6 +178,14 @@ func proveRPO(plan Plan, up caughtUp) RPO {
 	}
 	rpo := RPO{LostCommits: &zero}
 	switch {
+	case plan.Force != nil && !up.survey.proven():
+		// Nothing is known to be lost, and nothing proves that nothing is.
+		rpo.LostCommits = nil
+		p.Statement = fmt.Sprintf("not proven: forced by %s, who accepted %q; %d of %d needed ackers were frozen, waiting for %s; %s",
+			plan.Force.by, plan.Force.bound.Confirm, len(up.survey.counted), up.survey.needed, plan.Force.bound.Needs, plan.Force.bound.Statement)
+	case plan.Kind == election.Resume && plan.Old != nil && plan.Old.Forced != nil && plan.Old.Phase == election.Promoting:
+		rpo.LostCommits = nil
+		p.Statement = fmt.Sprintf("not proven: this finishes the promotion of epoch %d, which %s forced", plan.Old.Forced.Epoch, plan.Old.Forced.By)
 	case plan.Kind == election.Bootstrap:
 		p.Statement = "the first primary contains everything that any instance holds"
 		rpo.InDoubt = &zero

@@ -82,6 +82,8 @@ func (k *Keeper) tend(ctx context.Context) {
 		k.obeyByItself(ctx, snap.State, st)
 	case tendLeave:
 		k.leave(ctx)
+	case tendDesert:
+		k.desert(ctx, snap.State)
 	case tendCertify:
 		if err := k.certify(pctx, st, snap.State); err != nil {
 			k.log.Debug("not certified yet", zap.Error(err))
@@ -101,6 +103,7 @@ const (
 	tendObey
 	tendCertify
 	tendLeave
+	tendDesert
 )
 
 // decideTending says what the keeper owes its instance now. An open instance
@@ -123,6 +126,9 @@ func decideTending(self topology.NodeName, state election.State, st dbrepl.Statu
 			}
 			return tendNothing
 		}
+		if deserts(state, st) {
+			return tendDesert
+		}
 		// What it acknowledged in a later epoch than the record as seen here
 		// knows of, that record's primary may lack.
 		following := st.Source != nil && st.Source.ReceiverOn && st.Source.ServerUUID == p.ServerUUID && promised <= p.Epoch
@@ -136,6 +142,39 @@ func decideTending(self topology.NodeName, state election.State, st dbrepl.Statu
 		return tendObey
 	}
 	return tendNothing
+}
+
+// deserts tells whether the instance still receives from a primary that was
+// replaced without having been revoked: what it acknowledges there is lost.
+func deserts(state election.State, st dbrepl.Status) bool {
+	p := state.Primary
+	return p.Forced != nil && state.Operation == nil && state.Epoch == p.Epoch &&
+		st.Source != nil && st.Source.ReceiverState != "OFF" &&
+		// One that was never connected knows no uuid, and acknowledges nothing.
+		st.Source.ServerUUID != "" && st.Source.ServerUUID != p.ServerUUID
+}
+
+// desert stops such a receiver, without waiting for the leader's orders: only
+// so can a former primary and an acker that come back together be kept from
+// acknowledging on (I2).
+func (k *Keeper) desert(ctx context.Context, state election.State) {
+	cctx, end, err := k.begin(ctx, state.Epoch)
+	if err != nil {
+		return // a newer command is on its way
+	}
+	defer end()
+	fctx, cancel := context.WithTimeout(cctx, 2*time.Second)
+	defer cancel()
+	// A command that ran until now may have pointed it elsewhere.
+	st, err := k.inst.Probe(fctx)
+	if err != nil || !deserts(state, st) {
+		return
+	}
+	k.log.Warn("receives from a primary that was replaced by force: stopping the receiver",
+		zap.String("primary", string(state.Primary.Node)), zap.Uint64("epoch", uint64(state.Epoch)))
+	if _, _, _, err := k.inst.Freeze(fctx); err != nil {
+		k.log.Error("receiver was not stopped, retrying", zap.Error(err))
+	}
 }
 
 // certify records that this boot holds everything the instance acknowledged

@@ -34,6 +34,7 @@ type Watcher struct {
 	status  map[topology.NodeName]NodeStatus
 	silent  map[topology.NodeName]string
 	polling map[topology.NodeName]bool
+	sighted map[topology.NodeName]Sighting
 	turned  time.Time // when Run last began a round
 	settled time.Time // when the own member last owed no answer
 	calm    calm
@@ -54,7 +55,7 @@ func NewWatcher(self topology.NodeName, reg Registry, nodes Nodes, det Detector,
 	return &Watcher{
 		self: self, reg: reg, nodes: nodes, det: det, every: every,
 		status: map[topology.NodeName]NodeStatus{}, silent: map[topology.NodeName]string{},
-		polling: map[topology.NodeName]bool{},
+		polling: map[topology.NodeName]bool{}, sighted: map[topology.NodeName]Sighting{},
 	}
 }
 
@@ -120,6 +121,7 @@ func (w *Watcher) forget(members []topology.Member) {
 	}
 	maps.DeleteFunc(w.status, func(name topology.NodeName, _ NodeStatus) bool { return gone(name) })
 	maps.DeleteFunc(w.silent, func(name topology.NodeName, _ string) bool { return gone(name) })
+	maps.DeleteFunc(w.sighted, func(name topology.NodeName, _ Sighting) bool { return gone(name) })
 }
 
 // Stalled says why this agent does not work, or nothing if it does: the watcher
@@ -182,6 +184,7 @@ func (w *Watcher) poll(ctx context.Context, name topology.NodeName) {
 // refresh asks one member and notes the answer.
 func (w *Watcher) refresh(ctx context.Context, name topology.NodeName) {
 	st, err := w.Ask(ctx, name)
+	primary := w.reg.Snapshot().State.Primary
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	if err != nil {
@@ -191,6 +194,9 @@ func (w *Watcher) refresh(ctx context.Context, name topology.NodeName) {
 	}
 	delete(w.silent, name)
 	w.status[name] = st
+	if st.Instance != nil && primary != nil {
+		w.sighted[name] = w.sighted[name].with(*st.Instance, primary.Epoch, time.Now())
+	}
 }
 
 // Refresh asks one member now and returns the view with its answer.
@@ -231,7 +237,7 @@ func (w *Watcher) View() View {
 		EtcdReachable: reachable, Members: w.reg.Members(), base: snap,
 	}
 	w.mu.Lock()
-	v.Nodes, v.Unreachable = maps.Clone(w.status), maps.Clone(w.silent)
+	v.Nodes, v.Unreachable, v.Sighted = maps.Clone(w.status), maps.Clone(w.silent), maps.Clone(w.sighted)
 	w.mu.Unlock()
 	if p := snap.State.Primary; p != nil {
 		v.Primary = w.det.Judge(p.Node)

@@ -105,6 +105,17 @@ func (s Set) UUIDs() []string {
 	return uuids
 }
 
+// Of is what is in s of one server, under all tags.
+func (s Set) Of(uuid string) Set {
+	var out []part
+	for _, p := range s.parts {
+		if p.uuid == uuid {
+			out = append(out, p)
+		}
+	}
+	return Set{parts: out}
+}
+
 // Union is what is in s or in o.
 func (s Set) Union(o Set) Set { return s.merge(o, unionIntervals) }
 
