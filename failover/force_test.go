@@ -16,7 +16,7 @@ import (
 // order is an order to force a failover that a1 would accept now.
 func (c *cluster) forceOrder() ForceOrder {
 	c.t.Helper()
-	now, err := c.agents["a1"].control.PreviewForce(context.Background())
+	now, err := c.agents["a1"].control.PreviewForce()
 	require.NoError(c.t, err)
 	return ForceOrder{Cluster: now.Cluster, Epoch: now.Epoch, Confirm: now.Bound.Confirm, By: "kim"}
 }
@@ -199,6 +199,7 @@ func TestForceLosesNoMoreThanWasConfirmed(t *testing.T) {
 		require.Equal(t, Failure, c.report(r.Epoch).Outcome)
 		require.Equal(t, "kim", c.report(r.Epoch).Forced.By)
 
+		time.Sleep(time.Second)
 		o = c.forceOrder()
 		require.Equal(t, "2", o.Confirm)
 		r, err = c.force(o)
@@ -294,7 +295,7 @@ func TestLeaderDiesWhileForcing(t *testing.T) {
 				if !at.finished {
 					time.Sleep(20 * time.Second)
 					require.Empty(t, c.writable(), "nobody goes on without the operator")
-					now, err := c.agents["a2"].control.PreviewForce(t.Context())
+					now, err := c.agents["a2"].control.PreviewForce()
 					require.NoError(t, err)
 					_, err = c.agents["a2"].control.Force(t.Context(), ForceOrder{Cluster: now.Cluster, Epoch: now.Epoch, Confirm: now.Bound.Confirm, By: "lee"})
 					require.NoError(t, err)
@@ -316,7 +317,7 @@ func TestLeaderDiesWhileForcing(t *testing.T) {
 // one that counts.
 func TestForceOnlyOnTheLeader(t *testing.T) {
 	withCluster(t, 3, func(t *testing.T, c *cluster) {
-		_, err := c.agents["a2"].control.PreviewForce(t.Context())
+		_, err := c.agents["a2"].control.PreviewForce()
 		require.ErrorIs(t, err, ErrNotLeader)
 		_, err = c.agents["a2"].control.Force(t.Context(), ForceOrder{})
 		require.ErrorIs(t, err, ErrNotLeader)

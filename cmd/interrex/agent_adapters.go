@@ -308,6 +308,15 @@ func (b *backend) Switchover(ctx context.Context, to topology.NodeName) (failove
 	return b.control.Switchover(ctx, to)
 }
 
+func (b *backend) PreviewForce() (failover.LossPreview, error) { return b.control.PreviewForce() }
+
+func (b *backend) Force(ctx context.Context, o failover.ForceOrder) (failover.Report, error) {
+	if !b.registry.Leadership().Mine {
+		return failover.Report{}, failover.ErrNotLeader
+	}
+	return b.control.Force(ctx, o)
+}
+
 func (b *backend) Pause(ctx context.Context, reason string) error {
 	return notLeader(b.control.Pause(ctx, "operator", reason))
 }

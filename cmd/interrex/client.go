@@ -319,7 +319,13 @@ func (e *problemError) name() string { return strings.TrimPrefix(e.Type, api.Pro
 
 // refused tells whether a gate kept the operation from beginning.
 func (e *problemError) refused() bool {
-	return e.name() == "gate-closed" || e.name() == "busy" || e.name() == "no-quorum"
+	switch e.name() {
+	case "gate-closed", "busy", "no-quorum":
+		return true
+	case "not-confirmed":
+		return e.Report == nil // with one, something was begun
+	}
+	return false
 }
 
 // Error says what is wrong, where, and what to do about it.
@@ -359,6 +365,8 @@ func (e *problemError) fix() string {
 		return "name the agent by an address of its own, its node name or localhost"
 	case "gate-closed":
 		return "see `interrex gates`; remove the cause, then ask again"
+	case "not-confirmed":
+		return "look at what would be lost now: `interrex failover`"
 	case "no-quorum":
 		return "bring back the agents (or etcd members) that are down; `interrex status` names them"
 	case "busy":

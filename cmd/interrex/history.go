@@ -107,8 +107,12 @@ func printHistory(s screen, reports []api.Report) {
 	}
 	rows := make([]table.Row, len(reports))
 	for i, r := range reports {
+		kind := string(r.Kind)
+		if r.Forced != nil {
+			kind += s.bad(", forced")
+		}
 		rows[i] = table.Row{
-			r.Epoch, s.when(r.StartedAt), r.Kind, s.outcome(r.Outcome), fromTo(r.From, r.To),
+			r.Epoch, s.when(r.StartedAt), kind, s.outcome(r.Outcome), fromTo(r.From, r.To),
 			rtoText(r), countText(r.RPO.LostCommits), countText(r.RPO.InDoubt), inShort(r.Cause),
 		}
 	}
@@ -162,6 +166,7 @@ func printReport(s screen, r api.Report) {
 	}
 	s.field("RTO", fmt.Sprintf("%s (between %s and %s)", rtoText(r), millisText(r.RTOBounds[0]), millisText(r.RTOBounds[1])))
 	s.field("RPO", fmt.Sprintf("%s acknowledged commits lost, %s in doubt", countText(r.RPO.LostCommits), countText(r.RPO.InDoubt)))
+	printForced(s, r)
 	if len(r.Steps) > 0 {
 		s.printf("\n%s\n", s.bold("Timeline"))
 		printSteps(s, r.Steps)
@@ -189,6 +194,27 @@ func printSteps(s screen, steps []failover.Step) {
 		rows[i] = table.Row{fmt.Sprintf("%.1f", step.BeganMS), fmt.Sprintf("%.1f", step.TookMS), step.Name, detail}
 	}
 	s.table(rows, 4, []int{1, 2}, "began ms", "took ms", "step", "detail")
+}
+
+// printForced tells who accepted what may be lost.
+func printForced(s screen, r api.Report) {
+	f := r.Forced
+	if f == nil {
+		return
+	}
+	what := s.bad("lossy") + ": promoted without proof"
+	if !f.Lossy {
+		what = "with proof after all: nothing acknowledged is lost"
+	}
+	s.field("forced", fmt.Sprintf("by %s at %s, %s", f.By, s.when(f.At), what))
+	if f.Bound.Statement == "" {
+		s.field("accepted", f.Accepted)
+		return
+	}
+	s.field("accepted", f.Accepted+": "+f.Bound.Statement)
+	if !f.Bound.Missing.IsEmpty() {
+		s.field("missing", f.Bound.Missing.String())
+	}
 }
 
 func printEvidence(s screen, r api.Report) {

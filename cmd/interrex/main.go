@@ -40,6 +40,7 @@ every route to it, and report how long writes were out (RTO) and what was lost
 		newSandboxCommand(),
 		newStatusCommand(),
 		newSwitchoverCommand(),
+		newFailoverCommand(),
 		newHistoryCommand(),
 		newGatesCommand(),
 		newExplainCommand(),

@@ -172,6 +172,9 @@ func primaryLine(s screen, p *api.Primary) string {
 		return "none yet"
 	}
 	line := fmt.Sprintf("%s at %s, epoch %d, since %s (%s)", s.bold(string(p.Node)), p.Address, p.Epoch, s.when(p.Since), s.ago(p.Since))
+	if f := p.Forced; f != nil {
+		line += ", " + s.bad("forced") + fmt.Sprintf(" by %s in epoch %d, who accepted what may be lost (%s)", f.By, f.Epoch, f.Accepted)
+	}
 	if p.Phase != election.Open {
 		line += ", " + s.warn(string(p.Phase))
 	}
@@ -240,7 +243,26 @@ func gateLines(s screen, c api.Cluster) []string {
 	for i, g := range closed {
 		lines[i] = s.warn(fmt.Sprintf("%s refuses a %s", g.Name, g.Operation)) + ": " + g.Reason
 	}
+	if forceWouldHelp(c) {
+		lines = append(lines, "bring back who is waited for; if they are gone for good: "+s.bold("interrex failover")+" shows what would be lost without them")
+	}
 	return lines
+}
+
+// forceWouldHelp tells whether the primary is gone, the others cannot prove that
+// they hold everything, and one of them could be promoted all the same.
+func forceWouldHelp(c api.Cluster) bool {
+	if c.Primary == nil || c.Primary.Verdict == topology.Healthy {
+		return false
+	}
+	stuck := false
+	for _, g := range c.GatesClosed {
+		if g.Operation == failover.Force {
+			return false
+		}
+		stuck = stuck || g.Operation == election.Failover && (g.Name == "ackers_revocable" || g.Name == "candidate_available")
+	}
+	return stuck
 }
 
 func printMembers(s screen, members []api.Member) {

@@ -145,6 +145,15 @@ func TestPages(t *testing.T) {
 		"history":        func(s screen) { printHistory(s, []api.Report{failed, sampleReport()}) },
 		"history_empty":  func(s screen) { printHistory(s, nil) },
 		"report":         func(s screen) { printReport(s, sampleReport()) },
+		"report_forced":  func(s screen) { printReport(s, forcedReport()) },
+		"status_stuck":   func(s screen) { printStatus(s, stuckStatus()) },
+		"force":          func(s screen) { printForcePreview(s, samplePreview()) },
+		"force_refused": func(s screen) {
+			p := samplePreview()
+			p.Gates[0] = failover.Gate{Name: "primary_failed", Operation: failover.Force, Reason: "db1 answers: use a switchover, or wait"}
+			p.Bound = failover.LossBound{Proven: true, Confirm: "0", Candidate: "db2", Statement: "nothing acknowledged is lost: db2 holds all of it"}
+			printForcePreview(s, p)
+		},
 		"gates": func(s screen) {
 			printGates(s, append(sampleReport().Gates, failover.Gate{Name: "primary_healthy", Operation: election.Switchover, Reason: "db1 is failed"}))
 		},

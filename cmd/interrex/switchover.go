@@ -113,7 +113,19 @@ func confirmSwitchover(command *cobra.Command, client *apiClient, to topology.No
 
 // confirm asks a question that only "y" or "yes" answers in the affirmative.
 func confirm(command *cobra.Command, question string) error {
-	fmt.Fprintf(command.ErrOrStderr(), "%s [y/N] ", question)
+	switch strings.ToLower(askLine(command, question+" [y/N] ")) {
+	case "y", "yes":
+		return nil
+	}
+	return errNothingDone
+}
+
+// errNothingDone ends a command that the person at the terminal did not want.
+var errNothingDone = errors.New("nothing was done")
+
+// askLine is what the person at the terminal answers; empty if that is nothing.
+func askLine(command *cobra.Command, question string) string {
+	fmt.Fprint(command.ErrOrStderr(), question)
 	answer := make(chan string, 1)
 	// The read cannot be interrupted; it ends with the process.
 	go func() {
@@ -122,13 +134,10 @@ func confirm(command *cobra.Command, question string) error {
 	}()
 	select {
 	case line := <-answer:
-		switch strings.ToLower(strings.TrimSpace(line)) {
-		case "y", "yes":
-			return nil
-		}
+		return strings.TrimSpace(line)
 	case <-command.Context().Done():
+		return ""
 	}
-	return errors.New("nothing was done")
 }
 
 // showRefusal prints the gates of a switchover with the one that refused it:

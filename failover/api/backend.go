@@ -34,6 +34,10 @@ type Backend interface {
 	// it is failover.ErrNotLeader with a zero report, and the call is
 	// forwarded; that error with a report of an epoch is final.
 	Switchover(ctx context.Context, to topology.NodeName) (failover.Report, error)
+	// PreviewForce says what a forced failover would lose now, as far as this
+	// member knows, and Force forces one; failover.ErrNotLeader as above.
+	PreviewForce() (failover.LossPreview, error)
+	Force(ctx context.Context, order failover.ForceOrder) (failover.Report, error)
 	// Pause stops automatic operations; failover.ErrNotLeader as above.
 	Pause(ctx context.Context, reason string) error
 	// Resume lifts the pause; failover.ErrNotLeader as above.

@@ -60,6 +60,26 @@ func TestOrdersAreForwardedToTheLeader(t *testing.T) {
 	require.Equal(t, "urn:interrex:request:req-7", p.Instance, "one id for both members")
 }
 
+// What a forced failover would lose is asked of the leader, too: it remembers
+// most of those that are gone.
+func TestForceIsTheLeadersToTell(t *testing.T) {
+	follower, leader := pair(t)
+	follower.backend.forceErr = failover.ErrNotLeader
+	got := follower.dial(t, ask{method: "GET", path: "/api/v1/failover/force"})
+	require.Equal(t, 200, got.status, "%s", got.body)
+	var p ForcePreview
+	require.NoError(t, json.Unmarshal(got.body, &p))
+	require.Equal(t, "3", p.Bound.Confirm)
+	body := `{"cluster":"c","epoch":3,"confirm":"3","by":"ann"}`
+	require.Equal(t, 200, follower.dial(t, post("failover/force", body)).status)
+	require.Equal(t, []string{"force c 3 3 by ann"}, leader.backend.noted())
+
+	leader.backend.forceErr = &failover.ConfirmationError{Field: "confirm", Given: "3", Want: "4", Bound: sampleBound()}
+	refused := follower.dial(t, post("failover/force", body)).problem(t)
+	require.Equal(t, ProblemType+problemNotConfirmed, refused.Type)
+	require.EqualValues(t, 3, refused.Loss.Count)
+}
+
 func TestForwardingDoesNotLoop(t *testing.T) {
 	follower, leader := pair(t)
 	notLeader(leader)

@@ -97,6 +97,7 @@ type fakeBackend struct {
 	ledgerErr  error
 	switchover func(ctx context.Context, to topology.NodeName) (failover.Report, error)
 	pauseErr   error
+	forceErr   error
 	drills     DrillState
 	decisions  []failover.Decision
 	faultErr   error
@@ -162,6 +163,29 @@ func (b *fakeBackend) Switchover(ctx context.Context, to topology.NodeName) (fai
 		return b.switchover(ctx, to)
 	}
 	return sampleReport(4), nil
+}
+
+func (b *fakeBackend) PreviewForce() (failover.LossPreview, error) {
+	return failover.LossPreview{Cluster: "c", Epoch: 3, Old: "n1", Bound: sampleBound(), Gates: b.gates}, b.forceErr
+}
+
+func (b *fakeBackend) Force(_ context.Context, o failover.ForceOrder) (failover.Report, error) {
+	b.note(fmt.Sprintf("force %s %d %s by %s", o.Cluster, o.Epoch, o.Confirm, o.By))
+	if b.forceErr != nil {
+		return failover.Report{}, b.forceErr
+	}
+	r := sampleReport(4)
+	r.RPO.LostCommits = nil
+	r.Forced = &failover.Forced{By: o.By, At: began, Accepted: o.Confirm, Lossy: true, Bound: sampleBound()}
+	return r, nil
+}
+
+func sampleBound() failover.LossBound {
+	told := began
+	return failover.LossBound{
+		Confirm: "3", Candidate: "n2", Missing: gtid.MustParse(n1UUID + ":98-100"), Count: 3, LastTold: &told, Ended: true,
+		Needs: "1 of [n3]", Statement: "3 commits that members told of are not on n2",
+	}
 }
 
 func (b *fakeBackend) Pause(_ context.Context, reason string) error {

@@ -130,6 +130,7 @@ func newViewCollector(cfg MetricsConfig) *viewCollector {
 	add("promised_epoch", "Highest epoch this member has seen in a command.")
 	add("primary_epoch", "Epoch of the recorded primary; 0 before there is one.")
 	add("primary", "1 for the recorded primary.", "node")
+	add("primary_forced", "1 while the primary is one that was promoted by force, without proof that nothing acknowledged is lost.")
 	add("is_primary", "1 if this member's instance is the open recorded primary.")
 	add("is_leader", "1 if this member leads.")
 	add("has_leader", "1 if any member is known to lead.")
@@ -223,6 +224,7 @@ func (c *viewCollector) collectRecord(set func(string, float64, ...string), v fa
 		set("primary", 1, string(p.Node))
 	}
 	set("primary_epoch", float64(primaryEpoch))
+	set("primary_forced", number(glance.Primary != nil && glance.Primary.Forced != nil))
 	set("is_primary", number(notPrimary(v, c.cfg.Self) == ""))
 	set("is_leader", number(v.Leadership.Mine))
 	set("has_leader", number(glance.Leader != ""))

@@ -69,11 +69,16 @@ func TestMetrics(t *testing.T) {
 		`interrex_gate_open{gate="failed",operation="failover"} 0`,
 		`interrex_gate_open{gate="etcd",operation="failover"} 1`,
 		`interrex_status{status="healthy"} 1`,
+		`interrex_primary_forced 0`,
 		`interrex_http_requests_total{code="200",route="/api/v1/members/:name"} 1`,
 		`interrex_commands_total{command="status",outcome="ok"} 1`,
 	} {
 		require.Contains(t, text, line+"\n")
 	}
+	v := b.backend.View()
+	v.State.Primary.Forced = &election.Forced{By: "ann", Accepted: "3", Epoch: 3}
+	b.backend.setView(v)
+	require.Contains(t, scrape(t, b), "interrex_primary_forced 1\n")
 	lint(t, text)
 	require.NotContains(t, text, `last_operation_lost_commits{kind="switchover"}`, "a loss that is not known is not 0")
 }

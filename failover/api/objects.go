@@ -88,6 +88,9 @@ type Primary struct {
 	Verdict     topology.Verdict  `json:"verdict"`
 	Cause       string            `json:"cause,omitempty"`
 	Explanation string            `json:"explanation,omitempty"`
+	// Forced is set while this instance is primary by a promotion that was
+	// forced without proof that it lacks nothing acknowledged.
+	Forced *election.Forced `json:"forced,omitempty"`
 }
 
 // Durability is the register and what its ackers do.
@@ -198,6 +201,8 @@ type Report struct {
 	RTOMillis float64           `json:"rto_ms"`
 	RTOBounds [2]float64        `json:"rto_bounds_ms"`
 	RPO       RPO               `json:"rpo"`
+	// Forced is set where an operator ordered it and accepted loss.
+	Forced *failover.Forced `json:"forced,omitempty"`
 }
 
 // RPO is what was lost and why one may believe it.
@@ -228,7 +233,7 @@ func newReport(r failover.Report) Report {
 		Epoch: r.Epoch, Kind: r.Kind, Outcome: r.Outcome, Leader: r.Leader, From: r.From, To: r.To,
 		Cause: r.Cause, Reason: r.Reason, StartedAt: r.StartedAt, EndedAt: moment(r.EndedAt),
 		Steps: list(r.Steps), Evidence: newJudgement(r.Evidence), Gates: list(gates),
-		RTOMillis: r.RTOMillis, RTOBounds: r.RTOBounds,
+		RTOMillis: r.RTOMillis, RTOBounds: r.RTOBounds, Forced: r.Forced,
 		RPO: RPO{LostCommits: r.RPO.LostCommits, InDoubt: r.RPO.InDoubt, Proof: Proof{
 			Statement: p.Statement, Ackers: list(p.Ackers), K: p.K, Needed: p.Needed, Frozen: list(p.Frozen),
 			Union: p.Union, Promoted: p.Promoted, Errant: p.Errant, SavedFile: p.SavedFile,

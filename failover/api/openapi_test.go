@@ -165,6 +165,18 @@ func TestAnswersMatchDescription(t *testing.T) {
 			refused(&failover.GateError{Gate: failover.Gate{Name: "idle", Operation: election.Switchover, Reason: "a failover is in flight"}}, failover.Report{})},
 		{"switchover undone", "/api/v1/switchover", post("switchover", `{}`), 409, refused(failover.ErrUndone, undone)},
 		{"switchover failed", "/api/v1/switchover", post("switchover", `{}`), 500, refused(errors.New("disk"), undone)},
+		{"what a forced failover would lose", "/api/v1/failover/force", ask{method: "GET", path: "/api/v1/failover/force"}, 200, nil},
+		{"not known for want of a leader", "/api/v1/failover/force", ask{method: "GET", path: "/api/v1/failover/force"}, 502, func(b *bench) { b.backend.forceErr = failover.ErrNotLeader }},
+		{"forced failover", "/api/v1/failover/force", post("failover/force", `{"cluster":"c","epoch":3,"confirm":"3","by":"ann"}`), 200, nil},
+		{"forced failover without saying what", "/api/v1/failover/force", post("failover/force", `{}`), 400, nil},
+		{"forced failover without a number", "/api/v1/failover/force", post("failover/force", `{"cluster":"c","epoch":3,"by":"ann"}`), 400, nil},
+		{"forced failover without a token", "/api/v1/failover/force", ask{method: "POST", path: "/api/v1/failover/force", body: `{"cluster":"c","epoch":3,"confirm":"3","by":"ann"}`}, 401, nil},
+		{"forced failover with another number", "/api/v1/failover/force", post("failover/force", `{"cluster":"c","epoch":3,"confirm":"2","by":"ann"}`), 409, func(b *bench) {
+			b.backend.forceErr = &failover.ConfirmationError{Field: "confirm", Given: "2", Want: "3", Bound: sampleBound()}
+		}},
+		{"forced failover refused by a gate", "/api/v1/failover/force", post("failover/force", `{"cluster":"c","epoch":3,"confirm":"3","by":"ann"}`), 409, func(b *bench) {
+			b.backend.forceErr = &failover.GateError{Gate: failover.Gate{Name: "primary_failed", Operation: failover.Force, Reason: "n1 answers"}}
+		}},
 		{"switchover busy", "/api/v1/switchover", post("switchover", `{}`), 409, refused(failover.ErrBusy, failover.Report{})},
 		{"no candidate", "/api/v1/switchover", post("switchover", `{}`), 409, refused(failover.ErrNoCandidate, failover.Report{})},
 		{"primary failed meanwhile", "/api/v1/switchover", post("switchover", `{}`), 409, refused(failover.ErrPrimaryFailed, undone)},
@@ -223,6 +235,8 @@ func TestAnswersMatchDescription(t *testing.T) {
 // troubled is a cluster in which everything optional is there.
 func troubled(b *bench) {
 	v := clusterView("n1")
+	v.State.Primary.Forced = &election.Forced{By: "ann", At: began, Accepted: "unbounded", Epoch: 3}
+	v.State.Register.Shut, v.State.Degraded = []topology.NodeName{"n3"}, &election.Degraded{Since: began, Reason: "nobody is left"}
 	v.State.Paused = &election.Pause{By: "ann", Reason: "disks", Since: began}
 	v.State.Operation = &election.Operation{Kind: election.Failover, Epoch: 4, Leader: "n2", Step: "revoke", From: "n1", Cause: "exited", StartedAt: time.Now()}
 	errant := gtid.MustParse(n1UUID + ":200")

@@ -59,6 +59,7 @@ type Accepted struct {
 // order is what an operator asked for, apart from the request it came with: it
 // outlives that request.
 type order struct {
+	method    string
 	path      string
 	operation election.Kind // whose gates may refuse it
 	requestID string
@@ -140,7 +141,7 @@ func (s *Server) readOrder(c *gin.Context, req any) (order, bool) {
 		return order{}, false
 	}
 	return order{
-		path: c.FullPath(), operation: election.Failover, requestID: requestID(c), key: c.GetHeader(headerIdempotency),
+		method: http.MethodPost, path: c.FullPath(), operation: election.Failover, requestID: requestID(c), key: c.GetHeader(headerIdempotency),
 		forwarder: c.GetHeader(headerForwardedBy), peer: c.Request.RemoteAddr, body: body,
 	}, true
 }
@@ -196,6 +197,9 @@ func (s *Server) carryOut(ctx context.Context, o order) (out outcome) {
 			s.log.Error("operation panicked", zap.String("request_id", o.requestID), zap.Any("panic", cause), zap.Stack("stack"))
 			out = problemOutcome(o, problem(problemInternal, ""))
 		}
+		if o.method == http.MethodGet {
+			return // a question
+		}
 		s.log.Info("operator's order", zap.String("request_id", o.requestID), zap.String("route", o.path),
 			zap.String("peer", o.peer), zap.String("forwarder", o.forwarder), zap.ByteString("body", o.body), zap.Int("status", out.status))
 	}()
@@ -228,6 +232,7 @@ func (s *Server) carryOut(ctx context.Context, o order) (out outcome) {
 // has shown a token, so the text may be seen.
 func operationProblem(err error) Problem {
 	var gate *failover.GateError
+	var confirmation *failover.ConfirmationError
 	switch {
 	case errors.As(err, &gate):
 		p := problem(problemGateClosed, err.Error())
@@ -235,6 +240,12 @@ func operationProblem(err error) Problem {
 		return p
 	case errors.Is(err, failover.ErrGateClosed):
 		return problem(problemGateClosed, err.Error())
+	case errors.As(err, &confirmation):
+		p := problem(problemNotConfirmed, err.Error())
+		p.Loss = &confirmation.Bound
+		return p
+	case errors.Is(err, failover.ErrNotConfirmed):
+		return problem(problemNotConfirmed, err.Error())
 	case errors.Is(err, failover.ErrBusy):
 		return problem(problemBusy, err.Error())
 	case errors.Is(err, ErrDrillsDisabled):
@@ -302,7 +313,7 @@ func (s *Server) forward(ctx context.Context, o order) (out outcome, former topo
 	if o.key != "" {
 		header.Set(headerIdempotency, o.key)
 	}
-	got, err := client.send(ctx, call{method: http.MethodPost, path: o.path, header: header, body: o.body})
+	got, err := client.send(ctx, call{method: o.method, path: o.path, header: header, body: o.body})
 	switch {
 	case errors.Is(err, ErrNotExecuted):
 		return problemOutcome(o, problem(problemLeaderGone, fmt.Sprintf("%s: %v", leader, err))), ""

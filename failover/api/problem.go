@@ -23,6 +23,8 @@ type Problem struct {
 	Fields []FieldFault `json:"fields,omitempty"`
 	// Gate is the gate that refused the operation.
 	Gate *failover.Gate `json:"gate,omitempty"`
+	// Loss is what may be lost as it stands now, where that was not confirmed.
+	Loss *failover.LossBound `json:"loss,omitempty"`
 	// Report is the ledger entry of an operation that ended otherwise than
 	// asked for.
 	Report *Report `json:"report,omitempty"`
@@ -51,6 +53,7 @@ const (
 	problemTooMany         = "too-many-attempts"
 	problemGateClosed      = "gate-closed"
 	problemBusy            = "busy"
+	problemNotConfirmed    = "not-confirmed"
 	problemUndone          = "undone"
 	problemRefused         = "operation-refused"
 	problemDrillsDisabled  = "drills-disabled"
@@ -111,6 +114,8 @@ func describe(name string) (status int, title string) {
 		return http.StatusConflict, "The operation is refused by a gate; nothing changed"
 	case problemBusy:
 		return http.StatusConflict, "Another operation is in flight; nothing changed"
+	case problemNotConfirmed:
+		return http.StatusConflict, "What may be lost was not confirmed as it stands now; nothing was promoted"
 	case problemUndone:
 		return http.StatusConflict, "The operation was undone; the former primary serves again"
 	case problemRefused:

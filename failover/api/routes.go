@@ -52,9 +52,11 @@ func (s *Server) routes() []route {
 		{get, "/api/v1/explain", accessRead, s.getExplain},
 		{get, "/api/v1/decisions", accessRead, s.getDecisions},
 		{get, "/api/v1/objectives", accessRead, s.getObjectives},
+		{get, "/api/v1/failover/force", accessRead, s.getForce},
 		{get, "/api/v1/drill", accessRead, s.getFaults},
 
 		{post, "/api/v1/switchover", accessOperate, s.postSwitchover},
+		{post, "/api/v1/failover/force", accessOperate, s.postForce},
 		{post, "/api/v1/pause", accessOperate, s.postPause},
 		{post, "/api/v1/resume", accessOperate, s.postResume},
 		{post, "/api/v1/membership/add", accessOperate, s.postAddMember},

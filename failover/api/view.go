@@ -25,7 +25,7 @@ func newCluster(now time.Time, name string, v failover.View, gates []failover.Ga
 	if p := v.State.Primary; p != nil {
 		c.Primary = &Primary{
 			Node: p.Node, Address: p.Address, Epoch: p.Epoch, Phase: p.Phase, Since: p.Since,
-			Verdict: v.Primary.Verdict, Cause: v.Primary.Cause, Explanation: v.Primary.Explanation,
+			Verdict: v.Primary.Verdict, Cause: v.Primary.Cause, Explanation: v.Primary.Explanation, Forced: p.Forced,
 		}
 	}
 	if o := v.State.Operation; o != nil {

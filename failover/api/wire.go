@@ -39,6 +39,7 @@ func codedErrors() []codedError {
 		{"not_leader", failover.ErrNotLeader},
 		{"no_proof", failover.ErrNoProof},
 		{"no_candidate", failover.ErrNoCandidate},
+		{"not_confirmed", failover.ErrNotConfirmed},
 		{"undone", failover.ErrUndone},
 		{"primary_failed", failover.ErrPrimaryFailed},
 		{"election.conflict", election.ErrConflict},
