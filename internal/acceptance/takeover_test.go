@@ -101,6 +101,13 @@ func (c *cluster) orderSwitchover(t *testing.T, node, to string) (stop func()) {
 func (c *cluster) signalAfter(t *testing.T, node, kind, step string, signal syscall.Signal) <-chan time.Time {
 	t.Helper()
 	pid := pidIn(t, c.node(node).Agent.PIDFile)
+	return c.afterStep(t, node, kind, step, func(string) { _ = syscall.Kill(pid, signal) })
+}
+
+// afterStep acts when an agent logs that a step is done, and then sends when
+// that was; the zero time if it never was.
+func (c *cluster) afterStep(t *testing.T, node, kind, step string, act func(detail string)) <-chan time.Time {
+	t.Helper()
 	log, err := os.Open(c.node(node).Agent.LogFile)
 	require.NoError(t, err)
 	_, err = log.Seek(0, io.SeekEnd)
@@ -124,9 +131,9 @@ func (c *cluster) signalAfter(t *testing.T, node, kind, step string, signal sysc
 					break
 				}
 				text = left
-				var entry struct{ Message, Kind, Step string }
+				var entry struct{ Message, Kind, Step, Detail string }
 				if json.Unmarshal(line, &entry) == nil && entry.Message == "step done" && entry.Kind == kind && entry.Step == step {
-					_ = syscall.Kill(pid, signal)
+					act(entry.Detail)
 					died <- time.Now()
 					return
 				}
