@@ -16,6 +16,7 @@ type choosePolicy struct {
 	to           topology.NodeName // wanted candidate, empty for the best
 	from         topology.NodeName // the old primary
 	minFollowers int               // instances that must remain to acknowledge
+	policy       Policy            // which of them may, and from where
 	// forced: without the proof, whoever has the most may be promoted.
 	forced bool
 }
@@ -99,8 +100,14 @@ func unfit(f Frozen, s survey, p choosePolicy) string {
 		}
 	}
 	followers := followersOf(f, s, p)
-	if len(followers) < p.minFollowers {
-		return fmt.Sprintf("%d of the %d needed instances could acknowledge its commits", len(followers), p.minFollowers)
+	ackers, sites := p.policy.ackersAt(f.Site, followers)
+	switch n := p.policy.Sites; {
+	case len(ackers) < p.minFollowers && n > 0:
+		return fmt.Sprintf("%d of the %d needed instances of other sites could acknowledge its commits", len(ackers), p.minFollowers)
+	case len(ackers) < p.minFollowers:
+		return fmt.Sprintf("%d of the %d needed instances could acknowledge its commits", len(ackers), p.minFollowers)
+	case n > 0 && p.minFollowers > 0 && certain(sites, n) == unmeetable:
+		return fmt.Sprintf("those that could acknowledge its commits are in fewer than %d other sites (durability.sites)", n)
 	}
 	if p.kind == election.Resume {
 		return ""

@@ -377,7 +377,7 @@ func (c *Controller) switchover(ctx context.Context, to topology.NodeName) (Repo
 		return Report{}, err // its gate was open
 	}
 	p := c.plan(v, election.Switchover, "asked for by an operator", candidate.Node)
-	p.Ahead = decideAhead(v, candidate.Node)
+	p.Ahead = decideAhead(v, c.cfg.Policy, candidate.Node)
 	report, err := c.operate(ctx, p)
 	if errors.Is(err, ErrUndone) {
 		if uerr := c.undo(ctx); uerr != nil {

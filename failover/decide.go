@@ -18,6 +18,9 @@ type Policy struct {
 	// Acks is k: how many ackers the primary waits for; 0 is auto: half of the
 	// instances, and fewer, but at least one, when fewer are left.
 	Acks int
+	// Sites: every acknowledged commit is in so many sites beside the
+	// primary's; 0 asks for none.
+	Sites int
 	// Degrade: with fewer ackers than Acks left, the primary waits for those
 	// there are, and for nobody when none is left (I4). Otherwise writes wait.
 	Degrade bool
@@ -45,19 +48,6 @@ type Policy struct {
 	// Expected is how many members the configuration lists: bootstrap waits
 	// for all of them.
 	Expected int
-}
-
-// acks is how many acknowledgements the primary is to wait for, of so many
-// instances, where so many ackers are present.
-func (p Policy) acks(instances, present int) int {
-	want := p.Acks
-	if want == 0 {
-		want = max(1, min(instances/2, present))
-	}
-	if p.Degrade {
-		want = min(want, present)
-	}
-	return want
 }
 
 // minAcks is how many ackers a new primary must have at least.
@@ -256,7 +246,7 @@ func decideFailoverGates(v View, p Policy, add addGate) {
 	add(election.Failover, gateFailed, v.Primary.Verdict == topology.Failed, v.Primary.Explanation, v.Primary.Explanation)
 	sv := withoutOld(expectedSurvey(v), *s.Primary)
 	add(election.Failover, gateRevocable, sv.proven(), sv.summary(canBeFrozen), "no promotion possible: "+sv.summary(canBeFrozen)+"; waiting for "+missingFor(sv, s.Register, s.Primary.Node))
-	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Failover, from: s.Primary.Node, minFollowers: p.minAcks()})
+	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Failover, from: s.Primary.Node, minFollowers: p.minAcks(), policy: p})
 	add(election.Failover, gateCandidate, err == nil, fmt.Sprintf("%s would be promoted", c.Node), fmt.Sprint(err))
 }
 
@@ -314,7 +304,7 @@ func switchoverCandidate(v View, p Policy, to topology.NodeName) (Frozen, error)
 	if n, ok := v.Nodes[v.State.Primary.Node]; ok && n.Instance != nil {
 		sv.union = n.Instance.Executed.Union(n.Instance.Committing)
 	}
-	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Switchover, to: to, from: v.State.Primary.Node, minFollowers: p.minAcks()})
+	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Switchover, to: to, from: v.State.Primary.Node, minFollowers: p.minAcks(), policy: p})
 	return c, err
 }
 

@@ -434,7 +434,7 @@ func TestDecideRemedy(t *testing.T) {
 	} {
 		t.Run(c.name, func(t *testing.T) {
 			v := quietView(c.change...)
-			got, errant := decideRemedy(v.State, v.Nodes[self], v.Nodes["n1"], c.rebuild)
+			got, errant := decideRemedy(v.State, v.Nodes[self], v.Nodes["n1"], Policy{Rebuild: c.rebuild})
 			require.Equal(t, c.want, got)
 			require.Equal(t, c.want == remedyReport || c.want == remedyRebuild, !errant.IsEmpty())
 		})
@@ -468,7 +468,7 @@ func TestDecideAhead(t *testing.T) {
 		{"not one that does not answer", []func(*View){gone("n3")}, names{}},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			got := append(names{}, decideAhead(quietView(c.change...), "n2")...)
+			got := append(names{}, decideAhead(quietView(c.change...), Policy{}, "n2")...)
 			require.Equal(t, c.want, got)
 		})
 	}

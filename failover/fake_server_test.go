@@ -37,6 +37,9 @@ type fleet struct {
 	servers map[topology.NodeName]*server
 	// acked has every commit that a client was told is done.
 	acked gtid.Set
+	// told is asked of each commit that a client is told is done: by is who had
+	// acknowledged it.
+	told func(primary topology.NodeName, by map[topology.NodeName]bool)
 }
 
 func newFleet() *fleet {
@@ -58,8 +61,9 @@ type server struct {
 	armed             bool
 	k                 int
 	executed          gtid.Set
-	received          gtid.Set // executed ∪ retrieved
-	committing        gtid.Set // in the binary log, waiting for acknowledgements
+	received          gtid.Set                              // executed ∪ retrieved
+	committing        gtid.Set                              // in the binary log, waiting for acknowledgements
+	ackedBy           map[string]map[topology.NodeName]bool // of what is executed
 	acks              map[string]map[topology.NodeName]bool
 	next              int
 	source            *server
@@ -80,6 +84,7 @@ func (f *fleet) add(number int) *server {
 		fleet: f, name: topology.NodeName(fmt.Sprintf("n%d", number)), uuid: uuidOf(strconv.Itoa(number)),
 		address: "127.0.0.1:" + strconv.Itoa(3300+number), version: "8.4.5", boot: 1,
 		superRO: true, readOnly: true, acks: map[string]map[topology.NodeName]bool{}, shut: map[string]bool{},
+		ackedBy: map[string]map[topology.NodeName]bool{},
 	}
 	f.servers[s.name] = s
 	return s
@@ -150,6 +155,7 @@ func (s *server) finish(id string) {
 	s.committing = s.committing.Minus(set)
 	s.executed = s.executed.Union(set)
 	s.received = s.received.Union(set)
+	s.ackedBy[id] = s.acks[id]
 	delete(s.acks, id)
 }
 
@@ -193,6 +199,9 @@ func (s *server) commit(ctx context.Context, client bool) (gtid.Set, error) {
 		lost = s.down || s.boot != boot
 		if !lost && s.executed.Contains(id) {
 			s.fleet.acked = s.fleet.acked.Union(id)
+			if s.fleet.told != nil && client {
+				s.fleet.told(s.name, s.ackedBy[id.String()])
+			}
 			return true
 		}
 		return lost

@@ -148,7 +148,6 @@ func TestForceIsRefused(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			withCluster(t, 3, func(t *testing.T, c *cluster) {
-				c.policy(func(p *Policy) { p.Automatic = false })
 				require.NoError(t, c.commitBy("n1", time.Second))
 				time.Sleep(time.Second)
 				c.doubleFailure()
@@ -167,7 +166,7 @@ func TestForceIsRefused(t *testing.T) {
 				}
 				require.Equal(t, before.Epoch, c.state().Epoch, "nothing was begun")
 				require.Empty(t, c.writable())
-			})
+			}, func(c *cluster) { c.policy(func(p *Policy) { p.Automatic = false }) })
 		})
 	}
 }

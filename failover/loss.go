@@ -2,7 +2,6 @@ package failover
 
 import (
 	"fmt"
-	"slices"
 	"strconv"
 	"time"
 
@@ -82,7 +81,7 @@ func boundLoss(v View) LossBound {
 	p := *v.State.Primary
 	sv := withoutOld(expectedSurvey(v), p)
 	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Failover, from: p.Node, forced: true})
-	b := LossBound{Proven: sv.proven(), Candidate: c.Node, Ended: processEnded(v.Primary)}
+	b := LossBound{Proven: sv.proven(), Candidate: c.Node, Ended: v.Primary.provenDead()}
 	if seen := v.Sighted[p.Node]; seen.Epoch == p.Epoch && seen.ServerUUID == p.ServerUUID {
 		b.LastTold = &seen.At
 	}
@@ -97,11 +96,6 @@ func boundLoss(v View) LossBound {
 	}
 	b.Statement = b.state(p.Node, err)
 	return b
-}
-
-// processEnded tells whether the instance's own agent saw its process end.
-func processEnded(j Judgement) bool {
-	return slices.ContainsFunc(j.Votes, func(v Vote) bool { return v.Observer == j.Subject && v.Kind == causeProcessExited && v.Against })
 }
 
 // state puts the bound into words. Times are not in it: as long as nothing

@@ -92,7 +92,7 @@ func (k *Keeper) obey(ctx context.Context) (Obeyed, error) {
 	k.mu.Lock()
 	k.obeyed = obeyed{reg, st.BootID, time.Now()}
 	k.mu.Unlock()
-	return Obeyed{Revision: snap.Revision, Has: st.Executed.Union(st.Committing)}, nil
+	return Obeyed{Revision: snap.Revision, Acks: reg.Acks(), Has: st.Executed.Union(st.Committing)}, nil
 }
 
 // servesAs tells whether the record says that node is the primary and that

@@ -141,7 +141,7 @@ func (o *operation) execute(ctx context.Context) (Report, error) {
 }
 
 func (o *operation) choosePolicy() choosePolicy {
-	return choosePolicy{kind: o.plan.Kind, to: o.plan.To, from: o.plan.From, minFollowers: o.plan.Acks, forced: o.plan.Force != nil}
+	return choosePolicy{kind: o.plan.Kind, to: o.plan.To, from: o.plan.From, minFollowers: o.plan.Acks, policy: o.plan.Policy, forced: o.plan.Force != nil}
 }
 
 // saveReport writes the ledger entry, and tells if it could not.

@@ -16,14 +16,7 @@ import (
 // withCluster runs f with a cluster that has bootstrapped, in virtual time.
 func withCluster(t *testing.T, instances int, f func(t *testing.T, c *cluster), before ...func(*cluster)) {
 	t.Helper()
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, instances)
-		defer c.end()
-		for _, prepare := range before {
-			prepare(c)
-		}
-		c.run()
-		c.check()
+	inBubble(t, instances, func(t *testing.T, c *cluster) {
 		c.eventually("every instance follows and is a confirmed acker", func() bool {
 			s := c.state()
 			for _, m := range c.store.members {
@@ -33,6 +26,21 @@ func withCluster(t *testing.T, instances int, f func(t *testing.T, c *cluster), 
 			}
 			return c.certified()
 		})
+		f(t, c)
+	}, before...)
+}
+
+// inBubble is withCluster as soon as a primary serves.
+func inBubble(t *testing.T, instances int, f func(t *testing.T, c *cluster), before ...func(*cluster)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		c := newCluster(t, instances)
+		defer c.end()
+		for _, prepare := range before {
+			prepare(c)
+		}
+		c.run()
+		c.check()
 		f(t, c)
 	})
 }

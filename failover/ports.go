@@ -102,6 +102,8 @@ type Frozen struct {
 	Closed       bool   `json:"closed"`
 	ApplierError string `json:"applier_error,omitempty"`
 	Priority     int    `json:"priority"`
+	// Site is as the leader knows it.
+	Site string `json:"-"`
 }
 
 // CatchUpRequest orders a frozen replica to execute all of Set.
@@ -180,6 +182,7 @@ type ObeyRequest struct {
 // contains every commit that was acknowledged before it was.
 type Obeyed struct {
 	Revision int64    `json:"revision"`
+	Acks     int      `json:"acks"` // it waits for so many
 	Has      gtid.Set `json:"has"`
 }
 

@@ -31,18 +31,19 @@ const (
 
 // decideAhead names the replicas that may replicate from the candidate before
 // the primary is closed. While they do they acknowledge none of its commits:
-// enough ackers stay with it. It is pure.
-func decideAhead(v View, candidate topology.NodeName) []topology.NodeName {
-	p, reg := v.State.Primary, v.State.Register
+// enough ackers stay with it. One that is an acker now and may be none of the
+// candidate's stays, too. It is pure.
+func decideAhead(v View, p Policy, candidate topology.NodeName) []topology.NodeName {
+	primary, reg, sites := v.State.Primary, v.State.Register, sitesOf(v.Members)
 	acknowledging := 0
 	for _, a := range reg.Ackers {
-		if streams(v.Nodes[a], *p) && v.Nodes[a].Instance.SemiSync.ReplicaActive {
+		if streams(v.Nodes[a], *primary) && v.Nodes[a].Instance.SemiSync.ReplicaActive {
 			acknowledging++
 		}
 	}
 	var ahead []topology.NodeName
 	for name, n := range v.Nodes {
-		if name != p.Node && name != candidate && streams(n, *p) {
+		if name != primary.Node && name != candidate && streams(n, *primary) {
 			ahead = append(ahead, name)
 		}
 	}
@@ -51,7 +52,7 @@ func decideAhead(v View, candidate topology.NodeName) []topology.NodeName {
 		if !reg.Has(name) || !v.Nodes[name].Instance.SemiSync.ReplicaActive {
 			return false
 		}
-		if acknowledging <= reg.K {
+		if acknowledging <= reg.K || !p.mayAck(sites[candidate], sites[name]) {
 			return true
 		}
 		acknowledging--

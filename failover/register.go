@@ -30,17 +30,19 @@ func nextRegister(s *election.State, plan Plan, up caughtUp) (election.Register,
 			users[m.Name] = m.ReplicationUser
 		}
 	}
-	k := max(plan.Acks, plan.Policy.acks(instances, len(up.followers)))
-	if plan.Force != nil {
-		k = min(k, len(up.followers)) // it is not to wait for those that are gone
+	ackers, sites := plan.Policy.ackersAt(up.candidate.Site, up.followers)
+	k := max(plan.Acks, plan.Policy.acks(instances, sites))
+	if plan.Force != nil || k == unmeetable {
+		// It is not to wait for those that are gone; nor is one that stays.
+		k = max(plan.Acks, min(k, len(ackers)))
 	}
 	reg := election.Register{K: k}
 	if plan.From == candidate {
-		reg = sameRegister(s.Register, up.followers, k)
+		reg = sameRegister(s.Register, ackers, k)
 	} else {
-		reg.Ackers = ackersAmong(up.followers, up.survey, plan, k)
+		reg.Ackers = ackersAmong(ackers, up.survey, plan, k)
 	}
-	for n, src := range sources {
+	for n, src := range sources { // wherever it is: it may acknowledge
 		// One that is shut out stays so: what keeps it out is of this server.
 		if (src == candidate || src == anyPrimary) && !reg.Has(n) && !reg.IsShut(n) {
 			reg.Ackers = append(reg.Ackers, n)

@@ -109,14 +109,20 @@ type ackersSeen struct {
 	instances int
 	users     map[topology.NodeName]string // with which each member receives now
 	gone      map[topology.NodeName]bool
-	present   int // the others
-	active    int // those of them that acknowledge now
-	clients   int // that the primary itself counts
+	misplaced map[topology.NodeName]bool // in a site whose members may not acknowledge
+	present   []string                   // the sites of the others
+	active    int                        // those of the others that acknowledge now
+	clients   int                        // that the primary itself counts
 }
 
-func seeAckers(v View, gone func(topology.NodeName) bool) ackersSeen {
-	reg := v.State.Register
-	seen := ackersSeen{users: map[topology.NodeName]string{}, gone: map[topology.NodeName]bool{}}
+// leaves tells whether n is to be no acker any more.
+func (s ackersSeen) leaves(n topology.NodeName) bool { return s.gone[n] || s.misplaced[n] }
+
+func seeAckers(v View, p Policy, gone func(topology.NodeName) bool) ackersSeen {
+	reg, sites := v.State.Register, sitesOf(v.Members)
+	seen := ackersSeen{
+		users: map[topology.NodeName]string{}, gone: map[topology.NodeName]bool{}, misplaced: map[topology.NodeName]bool{},
+	}
 	for _, m := range v.Members {
 		if m.HasInstance() {
 			seen.instances++
@@ -128,7 +134,11 @@ func seeAckers(v View, gone func(topology.NodeName) bool) ackersSeen {
 			seen.gone[n] = true
 			continue
 		}
-		seen.present++
+		if !p.mayAck(sites[v.State.Primary.Node], sites[n]) {
+			seen.misplaced[n] = true
+			continue
+		}
+		seen.present = append(seen.present, sites[n])
 		if !reg.IsShut(n) && acknowledges(v, n) {
 			seen.active++
 		}
@@ -141,7 +151,7 @@ func seeAckers(v View, gone func(topology.NodeName) bool) ackersSeen {
 
 // decideRegister says what is to be changed of the register next. It is pure.
 func decideRegister(v View, p Policy, gone func(topology.NodeName) bool) (step registerStep, due bool) {
-	reg, seen := v.State.Register, seeAckers(v, gone)
+	reg, seen := v.State.Register, seeAckers(v, p, gone)
 	want := p.acks(seen.instances, seen.present)
 	if want == 0 && seen.clients > 0 {
 		want = min(reg.K, 1) // their agents are silent, and they acknowledge
@@ -156,9 +166,9 @@ func decideRegister(v View, p Policy, gone func(topology.NodeName) bool) (step r
 	}
 	for _, n := range reg.Shut {
 		switch {
-		case reg.Has(n) && !seen.gone[n] && v.Nodes[n].Instance != nil:
+		case reg.Has(n) && !seen.leaves(n) && v.Nodes[n].Instance != nil:
 			return registerStep{what: fmt.Sprintf("%s is back: it stays an acker", n), change: letIn(n)}, true
-		case reg.Has(n) && seen.gone[n] && seen.present >= max(reg.K, 1):
+		case reg.Has(n) && seen.leaves(n) && len(seen.present) >= max(reg.K, 1):
 			return registerStep{what: fmt.Sprintf("%s is shut out: no acker any more", n), obeyFirst: true, change: drop(n)}, true
 		}
 	}
@@ -167,14 +177,18 @@ func decideRegister(v View, p Policy, gone func(topology.NodeName) bool) (step r
 		return registerStep{what: "not enough ackers for more acknowledgements", change: func(s *election.State) { s.Register.NextK = 0 }}, true
 	case reg.NextK != 0:
 		return registerStep{what: fmt.Sprintf("the primary waits for %d", reg.NextK), obeyFirst: true, change: raised}, true
+	case want < reg.K && p.Sites == 0:
+		return registerStep{what: fmt.Sprintf("%d ackers are left: the primary is to wait for %d", len(seen.present), want), change: lower(want)}, true
 	case want < reg.K:
-		return registerStep{what: fmt.Sprintf("%d ackers are left: the primary is to wait for %d", seen.present, want), change: lower(want)}, true
+		return lowerBySites(reg, seen, p, want)
 	}
 	for _, n := range reg.Ackers {
-		if seen.gone[n] && !reg.IsShut(n) && seen.active >= max(reg.K, 1) && hasOwnAccount(reg, seen.users, n) {
-			return registerStep{what: fmt.Sprintf("%s is gone: it is to be shut out", n), change: func(s *election.State) {
-				s.Register.Shut = append(s.Register.Shut, n)
-			}}, true
+		if seen.leaves(n) && !reg.IsShut(n) && seen.active >= max(reg.K, 1) && hasOwnAccount(reg, seen.users, n) {
+			why := "gone"
+			if !seen.gone[n] {
+				why = "in the primary's own site"
+			}
+			return registerStep{what: fmt.Sprintf("%s is %s: it is to be shut out", n, why), change: shut(n)}, true
 		}
 	}
 	if want > reg.K && seen.active >= want {
@@ -183,6 +197,29 @@ func decideRegister(v View, p Policy, gone func(topology.NodeName) bool) (step r
 		}}, true
 	}
 	return registerStep{}, false
+}
+
+// lowerBySites has the primary wait for fewer, and those that are gone shut out
+// with the same change: fewer would be enough with one of them only. Where that
+// cannot be, writes wait, unless policy lets them go on.
+func lowerBySites(reg election.Register, seen ackersSeen, p Policy, want int) (registerStep, bool) {
+	out := slices.DeleteFunc(slices.Clone(reg.Ackers), func(n topology.NodeName) bool { return !seen.leaves(n) || reg.IsShut(n) })
+	able := seen.active >= max(want, 1) && !slices.ContainsFunc(out, func(n topology.NodeName) bool { return !hasOwnAccount(reg, seen.users, n) })
+	if !able && !p.Degrade {
+		return registerStep{}, false
+	}
+	what := fmt.Sprintf("%d ackers are left: the primary is to wait for %d", len(seen.present), want)
+	if !able {
+		return registerStep{what: what, change: lower(want)}, true
+	}
+	return registerStep{what: fmt.Sprintf("%s, and to shut out %v", what, out), change: func(s *election.State) {
+		lower(want)(s)
+		shut(out...)(s)
+	}}, true
+}
+
+func shut(nodes ...topology.NodeName) func(*election.State) {
+	return func(s *election.State) { s.Register.Shut = append(s.Register.Shut, nodes...) }
 }
 
 func letIn(n topology.NodeName) func(*election.State) {

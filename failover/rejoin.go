@@ -62,13 +62,13 @@ const (
 const caughtUpWithin = 500
 
 // decideRemedy is pure. primary must have been read after n.
-func decideRemedy(state election.State, n NodeStatus, primary NodeStatus, rebuild bool) (remedy, gtid.Set) {
+func decideRemedy(state election.State, n NodeStatus, primary NodeStatus, p Policy) (remedy, gtid.Set) {
 	inst, has := n.Instance, primary.Instance.Executed.Union(primary.Instance.Committing)
 	errant := inst.Received.Minus(has)
 	src := inst.Source
 	follows := src != nil && src.ServerUUID == primary.Instance.ServerUUID && src.ReceiverState != "OFF" && src.ApplierOn
 	switch {
-	case !errant.IsEmpty() && rebuild:
+	case !errant.IsEmpty() && p.Rebuild:
 		return remedyRebuild, errant
 	case !errant.IsEmpty():
 		return remedyReport, errant
@@ -81,6 +81,7 @@ func decideRemedy(state election.State, n NodeStatus, primary NodeStatus, rebuil
 		return remedyFollow, errant
 	}
 	registered := state.Register.Has(n.Member.Name)
+	mayAck := p.mayAck(primary.Member.Site, n.Member.Site)
 	switch {
 	case registered && src.ReceiverOn && !inst.SemiSync.ReplicaActive:
 		return remedyFollow, errant
@@ -90,7 +91,7 @@ func decideRemedy(state election.State, n NodeStatus, primary NodeStatus, rebuil
 		// It was probed after it had promised this epoch: no earlier order
 		// can move it any more.
 		return remedyConfirm, errant
-	case !registered && n.Certified && src.ReceiverOn && has.Minus(inst.Received).Count() <= caughtUpWithin:
+	case !registered && mayAck && n.Certified && src.ReceiverOn && has.Minus(inst.Received).Count() <= caughtUpWithin:
 		return remedyAdmit, errant
 	case !registered && inst.SemiSync.ReplicaEnabled:
 		return remedyFollow, errant // it must not acknowledge (I1)
@@ -125,7 +126,7 @@ func (r *rejoiner) tidy(ctx context.Context, v View) {
 		if s := r.cfg.Registry.Snapshot().State; n.Rebuild.Underway() || !s.Belongs(name) || s.Leaving(name) {
 			continue
 		}
-		what, errant := decideRemedy(v.State, n, primary, r.cfg.Policy.Rebuild)
+		what, errant := decideRemedy(v.State, n, primary, r.cfg.Policy)
 		before := r.suspected[name]
 		r.suspected[name] = errant
 		if !errant.IsEmpty() && before.Intersect(errant).IsEmpty() {
@@ -168,7 +169,40 @@ func (r *rejoiner) apply(ctx context.Context, v View, n, primary NodeStatus, wha
 	return nil
 }
 
+// raiseForSites: with one more in a site, as many as before may all be in it.
+func (r *rejoiner) raiseForSites(s *election.State, members []topology.Member) {
+	if r.cfg.Policy.Sites == 0 || s.Register.K == 0 {
+		return
+	}
+	var at []string
+	sites := sitesOf(members)
+	for _, a := range s.Register.Ackers {
+		if outside(sites[s.Primary.Node], sites[a]) {
+			at = append(at, sites[a])
+		}
+	}
+	if k := certain(at, r.cfg.Policy.Sites); k != unmeetable && k > s.Register.Acks() {
+		s.Register.NextK = k
+	}
+}
+
 func (r *rejoiner) follow(ctx context.Context, s election.State, n, primary NodeStatus, acker bool) error {
+	if acker && s.Register.NextK > s.Register.K {
+		// The primary waits for more before another one is counted.
+		source, err := r.cfg.Nodes.Node(s.Primary.Node)
+		if err != nil {
+			return err
+		}
+		octx, cancel := context.WithTimeout(ctx, 3*time.Second)
+		defer cancel()
+		o, err := source.Obey(octx, ObeyRequest{Epoch: s.Epoch})
+		if err != nil {
+			return fmt.Errorf("have the primary wait for %d before %s acknowledges: %w", s.Register.NextK, n.Member.Name, err)
+		}
+		if o.Acks < s.Register.NextK {
+			return fmt.Errorf("the primary waits for %d, not %d: %w", o.Acks, s.Register.NextK, election.ErrConflict)
+		}
+	}
 	node, err := r.cfg.Nodes.Node(n.Member.Name)
 	if err != nil {
 		return err
@@ -188,6 +222,7 @@ func (r *rejoiner) admit(ctx context.Context, v View, n, primary NodeStatus) err
 	snap, err := r.record(ctx, v, name, func(s *election.State) {
 		if !s.Register.Has(name) {
 			s.Register.Ackers = append(s.Register.Ackers, name)
+			r.raiseForSites(s, v.Members)
 		}
 		addAccount(&s.Register, name, n.Member.ReplicationUser)
 		order(s.Sources, name, s.Primary.Node)

@@ -97,6 +97,7 @@ func (o *operation) ask(ctx context.Context, release context.CancelFunc, order f
 				return
 			}
 			f, err := order(ctx, m, node)
+			f.Site = m.Site
 			answers <- answer{node: m.Name, frozen: f, err: err}
 		}()
 	}

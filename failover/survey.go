@@ -69,7 +69,7 @@ func frozenOf(m topology.Member, st dbrepl.Status, certified bool) Frozen {
 		Node: m.Name, ServerUUID: st.ServerUUID, Version: st.Version,
 		Executed: st.Executed, Committing: st.Committing, Received: st.Received,
 		Unapplied: st.Received.Minus(st.Executed).Count(), Marker: st.Marker,
-		Amnesiac: !certified, Closed: st.SuperReadOnly, Priority: m.Priority,
+		Amnesiac: !certified, Closed: st.SuperReadOnly, Priority: m.Priority, Site: m.Site,
 	}
 	if st.Source != nil {
 		f.ApplierError = st.Source.ApplierError

@@ -335,7 +335,7 @@ func nginxConfig(n config.Nginx, cfg config.Config) (nginx.Config, error) {
 
 func policyOf(cfg config.Config) failover.Policy {
 	return failover.Policy{
-		Automatic: cfg.Failover.Automatic, Acks: cfg.Durability.Acks.Count(), MaxLag: cfg.Failover.SwitchoverLimit / 2,
+		Automatic: cfg.Failover.Automatic, Acks: cfg.Durability.Acks.Count(), Sites: cfg.Durability.Sites, MaxLag: cfg.Failover.SwitchoverLimit / 2,
 		Degrade: cfg.Durability.WhenNoAcker == config.Degrade, DropAfter: cfg.Durability.DropAfter,
 		Rebuild: cfg.Failover.Rejoin == config.Rebuild, Expected: len(cfg.Cluster.Members),
 		FlapLimit: cfg.Failover.FlapLimit, FlapCooldown: cfg.Failover.FlapCooldown, FlapWindow: cfg.Failover.FlapWindow,

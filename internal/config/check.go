@@ -286,6 +286,29 @@ func checkDurability(cfg *Config, d *decoder) {
 		d.fault("durability.acks", fmt.Sprintf("%s needs %d instances, the cluster has %d: every write would wait for ever", cfg.Durability.Acks, acks+1, instances),
 			fmt.Sprintf("list %d or more members with mysql: host:port", acks+1))
 	}
+	checkSites(cfg, d)
+}
+
+// checkSites: wherever the primary is, there are enough other sites.
+func checkSites(cfg *Config, d *decoder) {
+	need := cfg.Durability.Sites
+	if need == 0 {
+		return
+	}
+	sites := map[string]bool{}
+	for i, m := range cfg.Cluster.Members {
+		switch {
+		case m.MySQL == "":
+		case m.Site == "":
+			d.fault(fmt.Sprintf("cluster.members[%d].site", i), "is missing, and durability.sites counts them", "name the site of each member with an instance")
+		default:
+			sites[m.Site] = true
+		}
+	}
+	if len(sites) <= need {
+		d.fault("durability.sites", fmt.Sprintf("%d needs %d sites, the members with an instance are in %d: every write would wait for ever", need, need+1, len(sites)),
+			fmt.Sprintf("list members in %d sites, or set it to %d or less", need+1, max(len(sites)-1, 0)))
+	}
 }
 
 func checkRoutes(cfg *Config, d *decoder) {

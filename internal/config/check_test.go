@@ -129,6 +129,53 @@ func TestTopologiesThatCannotFailOver(t *testing.T) {
 	}
 }
 
+func TestSitesThatCannotBeHad(t *testing.T) {
+	members := func(sites ...string) string {
+		var b strings.Builder
+		for i, site := range sites {
+			fmt.Fprintf(&b, "    - {name: db%d, host: 127.0.0.%d, mysql: \"127.0.0.%d:3306\"", i+1, i+1, i+1)
+			if site != "" {
+				b.WriteString(", site: " + site)
+			}
+			b.WriteString("}\n")
+		}
+		return b.String()
+	}
+	for _, c := range []struct {
+		name    string
+		need    int
+		sites   []string
+		refused string
+		warned  string
+	}{
+		{"three sites, one other", 1, []string{"a", "b", "c"}, "", ""},
+		{"two sites, one other", 1, []string{"a", "a", "b"}, "", "the loss of any one of them"},
+		{"three sites, two others", 2, []string{"a", "b", "c"}, "", "the loss of any one of them"},
+		{"three sites, three others", 3, []string{"a", "b", "c"}, "durability.sites: 3 needs 4 sites, the members with an instance are in 3", ""},
+		{"one site", 1, []string{"a", "a", "a"}, "every write would wait for ever", ""},
+		{"one has none", 1, []string{"a", "b", ""}, "cluster.members[2].site: is missing, and durability.sites counts them", ""},
+		{"not asked for", 0, []string{"", "", ""}, "", ""},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			text := topologyOf(3, 0, 3, 1)
+			at, end := strings.Index(text, "  members:\n")+len("  members:\n"), strings.Index(text, "node:")
+			text = text[:at] + members(c.sites...) + text[end:]
+			if c.need > 0 {
+				text = strings.Replace(text, "durability: {", fmt.Sprintf("durability: {sites: %d, ", c.need), 1)
+			}
+			cfg, err := config.Parse("", []byte(text))
+			if c.refused != "" {
+				require.ErrorContains(t, err, c.refused)
+				return
+			}
+			require.NoError(t, err)
+			told := strings.Join(cfg.Warnings(), "\n")
+			require.Equal(t, c.warned != "", strings.Contains(told, "durability.sites"), told)
+			require.Contains(t, told, c.warned)
+		})
+	}
+}
+
 func TestWarnings(t *testing.T) {
 	for _, c := range []struct{ name, from, to, want string }{
 		{"two voters", "priority: -1}", "voter: false}", "2 voting"},

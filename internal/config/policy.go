@@ -46,6 +46,12 @@ type Durability struct {
 	// instances (one of three, two of five), and fewer, but at least one, when
 	// fewer are left.
 	Acks Acks `yaml:"acks" default:"auto" oneof:"auto|1|2|3|4|5|6|7|8"`
+	// In how many sites (cluster.members[].site) beside the primary's a commit
+	// must be before it is acknowledged; 0 asks for none. Then only replicas of
+	// other sites acknowledge, and as many are waited for as make it certain,
+	// if that is more than acks. More survives the loss of more sites, and
+	// waits for the network between them at every commit.
+	Sites int `yaml:"sites" default:"0" min:"0" max:"8"`
 	// block: with too few replicas left to acknowledge, writes wait. degrade:
 	// they go on with those that are left, and without any when none is left;
 	// the cluster then says "not lossless" until one is back, and no failover

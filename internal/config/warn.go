@@ -12,6 +12,7 @@ func (c Config) Warnings() []string {
 	var w []string
 	w = append(w, c.warnVoters()...)
 	w = append(w, c.warnNoFailover()...)
+	w = append(w, c.warnSites()...)
 	w = append(w, c.warnReach()...)
 	if c.MySQL != nil && c.MySQL.TLS.Mode == TLSDisabled {
 		for _, m := range c.Cluster.Members {
@@ -83,6 +84,21 @@ func (c Config) warnNoFailover() []string {
 			members, needed, instances-1))
 	}
 	return w
+}
+
+// warnSites: with no site to spare, each of them is needed.
+func (c Config) warnSites() []string {
+	sites := map[string]bool{}
+	for _, m := range c.Cluster.Members {
+		if m.MySQL != "" {
+			sites[m.Site] = true
+		}
+	}
+	if c.Durability.Sites == 0 || len(sites) > c.Durability.Sites+1 {
+		return nil
+	}
+	return []string{fmt.Sprintf("durability.sites is %d and the members with an instance are in %d, so writes wait after the loss of any one of them (with when_no_acker: degrade, they go on in fewer), and no failover follows it: use %d",
+		c.Durability.Sites, len(sites), c.Durability.Sites+2)}
 }
 
 // warnReach: whether the others can reach what this member listens on.
