@@ -126,6 +126,45 @@ func TestTakeOverOfASwitchoverWhosePrimaryDies(t *testing.T) {
 	})
 }
 
+// The candidate dies as well, after the leader that was promoting it: another
+// one takes its place, as another acker is dispensable.
+func TestTakeOverOfAFailoverWhoseCandidateDies(t *testing.T) {
+	for _, at := range failoverMoments {
+		t.Run(at.name, func(t *testing.T) {
+			withCluster(t, 5, func(t *testing.T, c *cluster) {
+				stop := c.clients()
+				defer stop()
+				time.Sleep(time.Second)
+				died := c.killLeader(at)
+				c.server("n1").kill()
+				c.eventually("the leader died", died)
+				victim := topology.NodeName("n2") // of equals, by name
+				c.server(victim).kill()
+				c.eventually("another primary serves", func() bool {
+					return c.settled() && c.state().Primary.Node != victim && c.state().Primary.Node != "n1"
+				})
+				c.check()
+				c.server("n1").start(false)
+				c.server(victim).start(false)
+				c.eventually("all are ackers", func() bool { return len(c.state().Register.Ackers) == 4 })
+				c.check()
+			}, acks(2))
+		})
+	}
+}
+
+// The old primary comes back meanwhile: closed, and never beside another one.
+func TestTakeOverOfAFailoverWhoseOldPrimaryReturns(t *testing.T) {
+	atEachMoment(t, 3, failoverMoments, func(_ *testing.T, c *cluster) { c.server("n1").kill() }, func(t *testing.T, c *cluster) {
+		c.server("n1").start(false)
+		c.check()
+		c.eventually("both others are ackers", func() bool {
+			s := c.state()
+			return len(s.Register.Ackers) == 2 && len(s.Sources) == 2
+		})
+	})
+}
+
 func TestOneOfTwoControllersClaims(t *testing.T) {
 	withCluster(t, 3, func(t *testing.T, c *cluster) {
 		// Both act as leader: what is compared on writing decides.

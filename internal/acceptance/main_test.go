@@ -15,6 +15,7 @@ import (
 // Options of the tests; the defaults are the short share.
 var (
 	rounds   = flag.Int("rounds", 4, "rounds of TestAlternatingKillsAndSwitchovers")
+	takeOver = flag.Duration("take-over", 3*time.Second, "the longest time from a leader's death to the end of its operation")
 	etcdGone = flag.Duration("etcd-gone", 20*time.Second, "how long TestEtcdGone keeps etcd from answering")
 )
 

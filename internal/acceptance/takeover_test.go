@@ -2,12 +2,14 @@ package acceptance
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"fmt"
 	"io"
 	"net/http"
 	"os"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -20,9 +22,10 @@ import (
 
 // TestLeaderDiesAfterEachStep: the leader is killed as soon as its log says
 // that a step is done. Whatever the step, another leader completes or undoes
-// the operation, and nothing that was acknowledged is missing.
+// the operation within the limit, and nothing that was acknowledged is missing.
 func TestLeaderDiesAfterEachStep(t *testing.T) {
 	c := borrow(t)
+	var times []string
 	for _, operation := range []struct {
 		kind  string
 		steps []string
@@ -31,12 +34,42 @@ func TestLeaderDiesAfterEachStep(t *testing.T) {
 		{"switchover", []string{"claim", "prepare", "revoke", "choose", "catch_up", "promote", "route", "verify"}},
 	} {
 		for _, step := range operation.steps {
-			t.Run(operation.kind+" "+step, func(t *testing.T) { c.leaderDies(t, operation.kind, step) })
+			t.Run(operation.kind+" "+step, func(t *testing.T) {
+				ended := c.leaderDies(t, operation.kind, step, "")
+				times = append(times, fmt.Sprintf("%-10s %-8s %.1f s", operation.kind, step, ended.Seconds()))
+				require.LessOrEqual(t, ended, *takeOver, "the operation ended too late")
+			})
+		}
+	}
+	t.Logf("from the leader's death to the end of the operation:\n%s", strings.Join(times, "\n"))
+}
+
+// TestLeaderDiesAndMore: with the leader the candidate of a switchover dies, or
+// after it the old primary of a failover comes back.
+func TestLeaderDiesAndMore(t *testing.T) {
+	c := borrow(t)
+	for _, operation := range []struct {
+		kind, meanwhile string
+		steps           []string
+	}{
+		{"switchover", candidateDies, []string{"prepare", "revoke", "catch_up", "promote"}},
+		{"failover", oldPrimaryReturns, []string{"claim", "revoke", "promote"}},
+	} {
+		for _, step := range operation.steps {
+			t.Run(operation.kind+" "+step, func(t *testing.T) { c.leaderDies(t, operation.kind, step, operation.meanwhile) })
 		}
 	}
 }
 
-func (c *cluster) leaderDies(t *testing.T, kind, step string) {
+// What happens with the leader's death.
+const (
+	candidateDies     = "the candidate dies"
+	oldPrimaryReturns = "the old primary returns"
+)
+
+// leaderDies kills the leader after a step of an operation, and returns how long
+// after that it had ended.
+func (c *cluster) leaderDies(t *testing.T, kind, step, meanwhile string) (ended time.Duration) {
 	before := c.led(t)
 	old, leader := string(before.Primary.Node), string(before.Leader)
 	witness := c.names(old, leader)[0]
@@ -48,23 +81,35 @@ func (c *cluster) leaderDies(t *testing.T, kind, step string) {
 	if kind == "failover" {
 		c.order(t, "kill", old)
 	} else {
-		stop = c.orderSwitchover(t, witness, "")
+		to := ""
+		if meanwhile == candidateDies {
+			to = witness
+		}
+		stop = c.orderSwitchover(t, witness, to)
 	}
 	killed := <-died
 	stop()
 	require.False(t, killed.IsZero(), "%s never logged that step %s of a %s is done", leader, step, kind)
+	switch meanwhile {
+	case candidateDies:
+		c.order(t, "kill", witness)
+	case oldPrimaryReturns:
+		c.order(t, "start", old)
+	}
 	acked := w.Acknowledged()
 	await(t, patience, "writes after the leader died", func() (bool, string) {
 		return w.Acknowledged() > acked+100, fmt.Sprintf("%d rows", w.Acknowledged()-acked)
 	})
 	writing := time.Since(killed)
-	var ended time.Duration
 	await(t, patience, "the end of the operation", func() (bool, string) {
 		v, err := c.view(witness)
 		ended = time.Since(killed)
 		return err == nil && v.Operation == nil && v.Epoch > before.Epoch && v.Primary != nil && v.Primary.Phase == "open", fmt.Sprint(words(v), err)
 	})
-	if kind == "failover" {
+	switch {
+	case meanwhile == candidateDies:
+		c.order(t, "start", witness)
+	case kind == "failover" && meanwhile == "":
 		c.order(t, "start", old)
 	}
 	c.healthy(t)
@@ -72,8 +117,9 @@ func (c *cluster) leaderDies(t *testing.T, kind, step string) {
 	r := w.Stop()
 	c.verify(t, r)
 	c.lostNothing(t)
-	t.Logf("%s led, %s was the primary; 100 writes %.1f s and the operation's end %.1f s after the leader's death; epoch %s",
-		leader, old, writing.Seconds(), ended.Seconds(), c.story(t, before.Epoch))
+	t.Logf("%s led, %s was the primary; %s; 100 writes %.1f s and the operation's end %.1f s after the leader's death; epoch %s",
+		leader, old, cmp.Or(meanwhile, "nothing else happened"), writing.Seconds(), ended.Seconds(), c.story(t, before.Epoch))
+	return ended
 }
 
 // orderSwitchover asks a node for one in the background (to the best candidate
