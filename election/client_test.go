@@ -175,6 +175,33 @@ func TestTransferAndResign(t *testing.T) {
 	sees(t, b, "")
 }
 
+// An agent that was killed and is back at once finds the leader key with its own
+// name: it takes it, and nobody has to wait for the lease of its former life.
+func TestRestartedLeaderLeadsAtOnce(t *testing.T) {
+	etcd := etcdtest.Start(t, 1, zap.NewNop())
+	link := newRelay(t, etcd.Endpoints()[0])
+	former := testConfig("a", []string{link.address()})
+	former.LeaderTTL = 20 * time.Second
+	killed := run(t, former)
+	eventually(t, "a leads", func() (any, bool) { l := killed.Leadership(); return l, l.Mine })
+	before := killed.Leadership()
+	b := run(t, testConfig("b", etcd.Endpoints()))
+	sees(t, b, "a")
+	_ = link.listener.Close()
+	link.cut()
+
+	again := testConfig("a", etcd.Endpoints())
+	again.LeaderTTL = former.LeaderTTL
+	begun := time.Now()
+	back := run(t, again)
+	eventually(t, "it leads again", func() (any, bool) { l := back.Leadership(); return l, l.Mine })
+	took := time.Since(begun)
+	t.Logf("led again after %v", took)
+	require.Less(t, took, former.LeaderTTL/2)
+	require.Greater(t, back.Leadership().Revision, before.Revision, "the former life is fenced off")
+	require.Equal(t, topology.NodeName("a"), b.Leadership().Holder)
+}
+
 // A holder that dies without a word loses the key when its lease runs out.
 func TestLeaderKeyOutlivesItsHolderByTheTTLOnly(t *testing.T) {
 	etcd := etcdtest.Start(t, 1, zap.NewNop())

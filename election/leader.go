@@ -38,7 +38,8 @@ func (c *Client) SetCandidacy(rule func() (may bool, delay time.Duration)) {
 	c.notify()
 }
 
-// campaignLoop takes the leader key when it is free, and when it was offered.
+// campaignLoop takes the leader key when it is free, when it was offered, and
+// when a former life of this member has left it behind.
 func (c *Client) campaignLoop(ctx context.Context) {
 	changes, cancel := c.Subscribe()
 	defer cancel()
@@ -52,8 +53,13 @@ func (c *Client) campaignLoop(ctx context.Context) {
 			if err := c.Resign(ctx); err != nil { // if it leads at all
 				c.log.Debug("leadership was not given up", zap.Error(err))
 			}
-		case leader.Holder == c.cfg.Self && leader.Offered && leader.lease != int64(c.leaseNow().id):
-			c.campaign(ctx, leader)
+		case leader.Holder == c.cfg.Self && leader.lease != int64(c.leaseNow().id):
+			// Also one that was not offered: it died with this member's name, and
+			// who is back too soon to be judged failed is waited for by all. Until
+			// the lease has run out nobody would lead.
+			if may, _ := c.mayCampaign(time.Now()); may || leader.Offered {
+				c.campaign(ctx, leader)
+			}
 		case leader.revision != 0:
 			freeSince = time.Time{}
 		default:
