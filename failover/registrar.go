@@ -164,13 +164,8 @@ func decideRegister(v View, p Policy, gone func(topology.NodeName) bool) (step r
 			}}, true
 		}
 	}
-	for _, n := range reg.Shut {
-		switch {
-		case reg.Has(n) && !seen.leaves(n) && v.Nodes[n].Instance != nil:
-			return registerStep{what: fmt.Sprintf("%s is back: it stays an acker", n), change: letIn(n)}, true
-		case reg.Has(n) && seen.leaves(n) && len(seen.present) >= max(reg.K, 1):
-			return registerStep{what: fmt.Sprintf("%s is shut out: no acker any more", n), obeyFirst: true, change: drop(n)}, true
-		}
+	if step, due = decideShut(v, reg, seen); due {
+		return step, true
 	}
 	switch {
 	case reg.NextK != 0 && want < reg.NextK:
@@ -182,6 +177,32 @@ func decideRegister(v View, p Policy, gone func(topology.NodeName) bool) (step r
 	case want < reg.K:
 		return lowerBySites(reg, seen, p, want)
 	}
+	if step, due = decideToShut(reg, seen); due {
+		return step, true
+	}
+	if want > reg.K && seen.active >= want {
+		return registerStep{what: fmt.Sprintf("%d ackers are there: the primary is to wait for %d", seen.active, want), change: func(s *election.State) {
+			s.Register.NextK = want
+		}}, true
+	}
+	return registerStep{}, false
+}
+
+// decideShut says what becomes of those that are to be kept out, or are.
+func decideShut(v View, reg election.Register, seen ackersSeen) (registerStep, bool) {
+	for _, n := range reg.Shut {
+		switch {
+		case reg.Has(n) && !seen.leaves(n) && v.Nodes[n].Instance != nil:
+			return registerStep{what: fmt.Sprintf("%s is back: it stays an acker", n), change: letIn(n)}, true
+		case reg.Has(n) && seen.leaves(n) && len(seen.present) >= max(reg.K, 1):
+			return registerStep{what: fmt.Sprintf("%s is shut out: no acker any more", n), obeyFirst: true, change: drop(n)}, true
+		}
+	}
+	return registerStep{}, false
+}
+
+// decideToShut says who is to be kept out: enough others acknowledge.
+func decideToShut(reg election.Register, seen ackersSeen) (registerStep, bool) {
 	for _, n := range reg.Ackers {
 		if seen.leaves(n) && !reg.IsShut(n) && seen.active >= max(reg.K, 1) && hasOwnAccount(reg, seen.users, n) {
 			why := "gone"
@@ -190,11 +211,6 @@ func decideRegister(v View, p Policy, gone func(topology.NodeName) bool) (step r
 			}
 			return registerStep{what: fmt.Sprintf("%s is %s: it is to be shut out", n, why), change: shut(n)}, true
 		}
-	}
-	if want > reg.K && seen.active >= want {
-		return registerStep{what: fmt.Sprintf("%d ackers are there: the primary is to wait for %d", seen.active, want), change: func(s *election.State) {
-			s.Register.NextK = want
-		}}, true
 	}
 	return registerStep{}, false
 }
