@@ -215,25 +215,6 @@ func decideToShut(reg election.Register, seen ackersSeen) (registerStep, bool) {
 	return registerStep{}, false
 }
 
-// lowerBySites has the primary wait for fewer, and those that are gone shut out
-// with the same change: fewer would be enough with one of them only. Where that
-// cannot be, writes wait, unless policy lets them go on.
-func lowerBySites(reg election.Register, seen ackersSeen, p Policy, want int) (registerStep, bool) {
-	out := slices.DeleteFunc(slices.Clone(reg.Ackers), func(n topology.NodeName) bool { return !seen.leaves(n) || reg.IsShut(n) })
-	able := seen.active >= max(want, 1) && !slices.ContainsFunc(out, func(n topology.NodeName) bool { return !hasOwnAccount(reg, seen.users, n) })
-	if !able && !p.Degrade {
-		return registerStep{}, false
-	}
-	what := fmt.Sprintf("%d ackers are left: the primary is to wait for %d", len(seen.present), want)
-	if !able {
-		return registerStep{what: what, change: lower(want)}, true
-	}
-	return registerStep{what: fmt.Sprintf("%s, and to shut out %v", what, out), change: func(s *election.State) {
-		lower(want)(s)
-		shut(out...)(s)
-	}}, true
-}
-
 func shut(nodes ...topology.NodeName) func(*election.State) {
 	return func(s *election.State) { s.Register.Shut = append(s.Register.Shut, nodes...) }
 }
