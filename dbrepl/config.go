@@ -42,7 +42,7 @@ type Config struct {
 	// that is given up on may take to be seen gone. Default 1 s.
 	QueryTimeout time.Duration
 	// HeartbeatPeriod is how often an idle source tells its replicas that it
-	// is there (SOURCE_HEARTBEAT_PERIOD). Default 500 ms; shorter notices a
+	// is there (SOURCE_HEARTBEAT_PERIOD). Default 500 ms; see FitTo. Shorter notices a
 	// silent source sooner and costs a packet per replica and period.
 	HeartbeatPeriod time.Duration
 	// NetTimeout is after how long without a heartbeat a replica's receiver
@@ -71,6 +71,26 @@ func DefaultConfig() Config {
 		NetTimeout:      2 * time.Second,
 		MysqlBinlog:     []string{"mysqlbinlog"},
 	}
+}
+
+// ConnectRetry is how often a receiver that lost its source tries it again
+// (SOURCE_CONNECT_RETRY): the shortest there is.
+const ConnectRetry = time.Second
+
+// The limits of what FitTo sets: a heartbeat is a packet to each replica.
+const (
+	shortestHeartbeat = 100 * time.Millisecond
+	longestHeartbeat  = 30 * time.Second
+)
+
+// FitTo returns the configuration with the receiver's times made for evidence
+// that counts for freshness: a heartbeat comes at least twice in that time, so
+// that one that is missing says something, and the receiver gives a silent source
+// up after four of them.
+func (c Config) FitTo(freshness time.Duration) Config {
+	c.HeartbeatPeriod = min(max(freshness/2, shortestHeartbeat), longestHeartbeat).Round(heartbeatUnit)
+	c.NetTimeout = (4*c.HeartbeatPeriod + time.Second - 1).Truncate(time.Second)
+	return c
 }
 
 // withDefaults fills in what was left zero.

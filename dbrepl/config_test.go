@@ -37,6 +37,24 @@ func TestConfigReportsEveryFault(t *testing.T) {
 	require.Equal(t, 4, len(strings.Split(all, "\n")), all)
 }
 
+func TestTimesFitTheFreshnessOfEvidence(t *testing.T) {
+	for _, c := range []struct{ freshness, heartbeat, timeout time.Duration }{
+		{time.Second, 500 * time.Millisecond, 2 * time.Second},       // lan
+		{6 * time.Second, 3 * time.Second, 12 * time.Second},         // wan
+		{50 * time.Millisecond, 100 * time.Millisecond, time.Second}, // the shortest
+		{1300 * time.Millisecond, 650 * time.Millisecond, 3 * time.Second},
+		{5 * time.Minute, 30 * time.Second, 2 * time.Minute}, // the longest
+	} {
+		got := Config{Address: "127.0.0.1:3306", User: "u", ReplUser: "r"}.FitTo(c.freshness)
+		require.Equal(t, c.heartbeat, got.HeartbeatPeriod, c.freshness)
+		require.Equal(t, c.timeout, got.NetTimeout, c.freshness)
+		require.NoError(t, got.Validate())
+	}
+	lan := DefaultConfig().FitTo(time.Second)
+	require.Equal(t, DefaultConfig().HeartbeatPeriod, lan.HeartbeatPeriod, "the defaults are those of lan")
+	require.Equal(t, DefaultConfig().NetTimeout, lan.NetTimeout)
+}
+
 func TestCheckVersion(t *testing.T) {
 	for version, ok := range map[string]bool{
 		"8.0.26": true, "8.0.25": false, "8.4.0": true, "9.7.4-2": true, "8.0.36-28.1": true, "10.0.1": true,

@@ -56,7 +56,7 @@ func (i *Instance) follow(ctx context.Context, spec FollowSpec) error {
 		return err
 	}
 	pointed := current.configured() && current.host == spec.Host && current.port == spec.Port && current.autoPosition &&
-		current.user == i.cfg.ReplUser && current.heartbeat == i.cfg.HeartbeatPeriod.Round(heartbeatUnit)
+		current.user == i.cfg.ReplUser && i.cfg.unfit(current.heartbeat, current.retry) == ""
 	if pointed && acker.is(spec.Acker, current.receiver) && current.receiver != "OFF" && current.applier == "ON" {
 		return nil
 	}
@@ -190,7 +190,7 @@ const pointLimit = 10 * time.Second
 // which automatic positions must be on already: naming them again is refused.
 func (i *Instance) point(ctx context.Context, spec FollowSpec, autoPosition bool) error {
 	statement := `CHANGE REPLICATION SOURCE TO SOURCE_HOST = ?, SOURCE_PORT = ?, SOURCE_USER = ?, SOURCE_PASSWORD = ?,
-		SOURCE_CONNECT_RETRY = 1, SOURCE_RETRY_COUNT = ?, SOURCE_HEARTBEAT_PERIOD = ?, `
+		SOURCE_CONNECT_RETRY = ?, SOURCE_RETRY_COUNT = ?, SOURCE_HEARTBEAT_PERIOD = ?, `
 	if !autoPosition {
 		statement += "SOURCE_AUTO_POSITION = 1, "
 	}
@@ -204,5 +204,5 @@ func (i *Instance) point(ctx context.Context, spec FollowSpec, autoPosition bool
 	whole, cancel := context.WithTimeout(context.WithoutCancel(ctx), pointLimit)
 	defer cancel()
 	return i.order(whole, statement+" FOR CHANNEL ''", spec.Host, spec.Port, i.cfg.ReplUser, i.cfg.ReplPassword,
-		retryCount, i.cfg.HeartbeatPeriod.Round(heartbeatUnit).Seconds())
+		int(ConnectRetry.Seconds()), retryCount, i.cfg.HeartbeatPeriod.Round(heartbeatUnit).Seconds())
 }

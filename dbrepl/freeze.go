@@ -108,10 +108,27 @@ type replication struct {
 	user         string
 	autoPosition bool
 	heartbeat    time.Duration
+	retry        time.Duration
 	receiver     string // ON, OFF, CONNECTING
 	applier      string // ON, OFF
 	applierError string
 	retrieved    gtid.Set
+}
+
+func seconds(s float64) time.Duration {
+	return time.Duration(s * float64(time.Second)).Round(heartbeatUnit)
+}
+
+// unfit says how a receiver's times differ from what is configured; empty if
+// they do not.
+func (c Config) unfit(heartbeat, retry time.Duration) string {
+	switch want := c.HeartbeatPeriod.Round(heartbeatUnit); {
+	case heartbeat != want:
+		return fmt.Sprintf("its heartbeat period is %s and should be %s", heartbeat, want)
+	case retry != ConnectRetry:
+		return fmt.Sprintf("its retry interval is %s and should be %s", retry, ConnectRetry)
+	}
+	return ""
 }
 
 // configured tells whether the instance replicates from anybody.
@@ -119,22 +136,22 @@ func (r replication) configured() bool { return r.host != "" }
 
 func (i *Instance) replication(ctx context.Context) (replication, error) {
 	var r replication
-	var heartbeat float64
+	var heartbeat, retry float64
 	var retrieved string
-	err := i.command.QueryRowContext(ctx, `SELECT c.host, c.port, c.user, c.auto_position = 1, c.heartbeat_interval,
+	err := i.command.QueryRowContext(ctx, `SELECT c.host, c.port, c.user, c.auto_position = 1, c.heartbeat_interval, c.connection_retry_interval,
 		s.service_state, a.service_state, s.received_transaction_set
 		FROM performance_schema.replication_connection_configuration AS c
 		JOIN performance_schema.replication_connection_status AS s USING (channel_name)
 		JOIN performance_schema.replication_applier_status AS a USING (channel_name)
 		WHERE c.channel_name = ''`).
-		Scan(&r.host, &r.port, &r.user, &r.autoPosition, &heartbeat, &r.receiver, &r.applier, &retrieved)
+		Scan(&r.host, &r.port, &r.user, &r.autoPosition, &heartbeat, &retry, &r.receiver, &r.applier, &retrieved)
 	if errors.Is(err, sql.ErrNoRows) {
 		return replication{receiver: "OFF", applier: "OFF"}, nil
 	}
 	if err != nil {
 		return r, fmt.Errorf("read replication state: %w", err)
 	}
-	r.heartbeat = time.Duration(heartbeat * float64(time.Second)).Round(time.Millisecond)
+	r.heartbeat, r.retry = seconds(heartbeat), seconds(retry)
 	if r.retrieved, err = gtid.Parse(retrieved); err != nil {
 		return r, fmt.Errorf("read replication state: %w", err)
 	}

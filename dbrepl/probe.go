@@ -110,7 +110,7 @@ var (
 // stateQuery asks for all that is in the performance schema, as one row.
 // The time since the last sign of the source is by the server's own clock.
 const stateQuery = `SELECT g.started, t.thread_os_id, g.active, g.clients, g.wait_sessions, g.no_tx,
-	c.host, c.port, s.source_uuid, s.service_state, s.last_error_message, s.received_transaction_set,
+	c.host, c.port, c.heartbeat_interval, c.connection_retry_interval, s.source_uuid, s.service_state, s.last_error_message, s.received_transaction_set,
 	UNIX_TIMESTAMP(NOW(6)) * 1000000, 1000000 * GREATEST(UNIX_TIMESTAMP(s.last_heartbeat_timestamp),
 		UNIX_TIMESTAMP(s.last_queued_transaction_end_queue_timestamp), UNIX_TIMESTAMP(s.queueing_transaction_start_queue_timestamp)),
 	a.service_state
@@ -134,11 +134,11 @@ func (i *Instance) readState(ctx context.Context, q querier, f features, s *Stat
 		host, uuid, receiver, fault, received, app sql.NullString
 		port                                       sql.NullInt64
 		now                                        float64
-		lastSeen                                   sql.NullFloat64
+		lastSeen, heartbeat, retry                 sql.NullFloat64
 	)
 	err := q.QueryRowContext(ctx, stateQuery).Scan(&started, &thread,
 		&s.SemiSync.ReplicaActive, &s.SemiSync.Clients, &s.SemiSync.WaitSessions, &s.SemiSync.NoTx,
-		&host, &port, &uuid, &receiver, &fault, &received, &now, &lastSeen, &app)
+		&host, &port, &heartbeat, &retry, &uuid, &receiver, &fault, &received, &now, &lastSeen, &app)
 	if err != nil {
 		return err
 	}
@@ -164,6 +164,7 @@ func (i *Instance) readState(ctx context.Context, q querier, f features, s *Stat
 		ReceiverOn: receiver.String == "ON", ReceiverState: receiver.String, ReceiverError: fault.String,
 		ApplierOn:    app.String == "ON",
 		HeartbeatAge: -1,
+		Unfit:        i.cfg.unfit(seconds(heartbeat.Float64), seconds(retry.Float64)),
 		Unapplied:    retrieved.Minus(s.Executed).Count(),
 	}
 	if lastSeen.Float64 > 0 {

@@ -23,6 +23,7 @@ func TestOnRealServers(t *testing.T) {
 		{"prepare", prepare},
 		{"probe", probe},
 		{"freeze and catch up", freezeAndCatchUp},
+		{"receiver's times", receiverTimes},
 		{"promote", promote},
 		{"close for a switchover", closeWrites},
 		{"closing that hangs", closingHangs},
@@ -122,6 +123,42 @@ func probe(t *testing.T, c *cluster) {
 	t.Logf("a probe took %v", time.Since(began)/time.Duration(probes))
 	c.b.restart(c.t)
 	require.NotEqual(t, boot, c.b.status(t).BootID)
+}
+
+// receiverTimes: a receiver whose times are of another profile says so, and is
+// given its own by the next order to follow, with nothing dropped.
+func receiverTimes(t *testing.T, c *cluster) {
+	c.establish(t, 1)
+	require.Empty(t, c.b.status(t).Source.Unfit)
+	c.b.exec(t, "STOP REPLICA SQL_THREAD")
+	c.write(t, c.a, 5)
+	received := c.b.until(t, "has received all", func(s dbrepl.Status) bool { return s.Source.Unapplied == 5 }).Received
+	c.b.exec(t, "START REPLICA SQL_THREAD")
+
+	wide := open(t, c.b.config(t).FitTo(6*time.Second))
+	s, err := wide.Probe(limited(t, patience))
+	require.NoError(t, err)
+	require.Equal(t, "its heartbeat period is 500ms and should be 3s", s.Source.Unfit)
+	require.NoError(t, wide.Follow(limited(t, patience), dbrepl.FollowSpec{Host: c.a.host, Port: c.a.port, Acker: true}))
+	require.NoError(t, wide.Prepare(limited(t, patience)))
+	s, err = wide.Probe(limited(t, patience))
+	require.NoError(t, err)
+	require.Empty(t, s.Source.Unfit)
+	var timeout int
+	require.NoError(t, c.b.root.QueryRowContext(t.Context(), "SELECT @@global.replica_net_timeout").Scan(&timeout))
+	require.Equal(t, 12, timeout)
+	s = c.b.until(t, "acknowledges again", acking)
+	require.True(t, s.Received.Contains(received), "nothing was dropped")
+	c.write(t, c.a, 1)
+
+	// The retry interval alone, changed by hand.
+	c.b.exec(t, "STOP REPLICA IO_THREAD", "CHANGE REPLICATION SOURCE TO SOURCE_CONNECT_RETRY = 60", "START REPLICA IO_THREAD")
+	s, err = wide.Probe(limited(t, patience))
+	require.NoError(t, err)
+	require.Equal(t, "its retry interval is 1m0s and should be 1s", s.Source.Unfit)
+	require.NoError(t, c.b.Prepare(limited(t, patience)))
+	require.NoError(t, c.b.Follow(limited(t, patience), dbrepl.FollowSpec{Host: c.a.host, Port: c.a.port, Acker: true}))
+	require.Empty(t, c.b.until(t, "acknowledges again", acking).Source.Unfit)
 }
 
 func freezeAndCatchUp(t *testing.T, c *cluster) {

@@ -48,6 +48,9 @@ type SourceStatus struct {
 	// HeartbeatAge is the time since the source's last heartbeat or event, by
 	// the server's own clock; negative when there was none yet.
 	HeartbeatAge time.Duration `json:"heartbeat_age_ns"`
+	// Unfit says in what the receiver's times are not as they are configured;
+	// empty if they are.
+	Unfit string `json:"unfit,omitempty"`
 	// Unapplied is the number of transactions received and not executed.
 	Unapplied uint64 `json:"unapplied"`
 	// Lag is how far the last executed transaction is behind its commit on

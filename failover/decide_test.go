@@ -410,6 +410,8 @@ func TestDecideRemedy(t *testing.T) {
 		{name: "applier stopped", change: []func(*View){inst(func(i *dbrepl.Status) { i.Source.ApplierOn = false })}, want: remedyFollow},
 		{name: "open", change: []func(*View){inst(func(i *dbrepl.Status) { i.SuperReadOnly = false })}, want: remedyFollow},
 		{name: "registered and not acknowledging", change: []func(*View){inst(func(i *dbrepl.Status) { i.SemiSync.ReplicaActive = false })}, want: remedyFollow},
+		{name: "with other times than it should have", change: []func(*View){inst(func(i *dbrepl.Status) { i.Source.Unfit = "its retry interval is 1m" })}, want: remedyRefit},
+		{name: "that comes last", change: []func(*View){inst(func(i *dbrepl.Status) { i.Source.Unfit, i.SemiSync.ReplicaActive = "its retry interval is 1m", false })}, want: remedyFollow},
 		{name: "caught up and not registered", change: []func(*View){unregistered}, want: remedyAdmit},
 		{
 			name: "restarted, not registered, and could acknowledge (M11)", want: remedyFollow,
@@ -439,6 +441,17 @@ func TestDecideRemedy(t *testing.T) {
 			require.Equal(t, c.want == remedyReport || c.want == remedyRebuild, !errant.IsEmpty())
 		})
 	}
+}
+
+// A receiver gets its times while every other acker is there, so that the
+// primary's commits need not wait for it.
+func TestOthersAcknowledge(t *testing.T) {
+	silent := with("n3", func(_ *NodeStatus, i *dbrepl.Status) { i.SemiSync.ReplicaActive = false })
+	require.True(t, othersAcknowledge(quietView(), "n2"))
+	require.False(t, othersAcknowledge(quietView(silent), "n2"))
+	require.True(t, othersAcknowledge(quietView(silent), "n3"))
+	require.False(t, othersAcknowledge(quietView(gone("n3")), "n2"))
+	require.False(t, othersAcknowledge(quietView(mysqldGone("n3")), "n2"))
 }
 
 func TestDecideAhead(t *testing.T) {

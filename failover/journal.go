@@ -35,7 +35,7 @@ type Journal struct {
 	file string
 	self topology.NodeName
 	log  *zap.Logger
-	// View, Judge and Gates are asked at each look.
+	// What is asked at each look.
 	view  func() View
 	judge func(topology.NodeName) Judgement
 	gates func() []Gate
@@ -114,7 +114,10 @@ func (j *Journal) look(now time.Time) {
 			judged = append(judged, j.judge(m.Name))
 		}
 	}
-	gates := j.gates()
+	var gates []Gate // of no use while nothing failed, and not cheap
+	if slices.ContainsFunc(judged, func(g Judgement) bool { return g.Verdict == topology.Failed }) {
+		gates = j.gates()
+	}
 	j.mu.Lock()
 	defer j.mu.Unlock()
 	before := len(j.episodes.open)

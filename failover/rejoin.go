@@ -55,6 +55,7 @@ const (
 	remedyReadmit // it was shut out
 	remedyRebuild
 	remedyReport // errant and to be left alone
+	remedyRefit  // its receiver's times are not as they are configured
 )
 
 // caughtUpWithin is how many transactions behind an instance may be to be
@@ -95,6 +96,8 @@ func decideRemedy(state election.State, n NodeStatus, primary NodeStatus, p Poli
 		return remedyAdmit, errant
 	case !registered && inst.SemiSync.ReplicaEnabled:
 		return remedyFollow, errant // it must not acknowledge (I1)
+	case src.Unfit != "":
+		return remedyRefit, errant
 	}
 	return remedyNone, errant
 }
@@ -150,6 +153,14 @@ func (r *rejoiner) apply(ctx context.Context, v View, n, primary NodeStatus, wha
 	case remedyFollow:
 		r.log.Info("instance is told to follow", zap.String("instance", string(name)))
 		return r.follow(ctx, v.State, n, primary, v.State.Register.Has(name))
+	case remedyRefit:
+		// For a moment it acknowledges nothing: one after another.
+		if !othersAcknowledge(v, name) {
+			return nil
+		}
+		r.notBefore[name] = time.Now().Add(5 * time.Second)
+		r.log.Info("instance is told to follow with other times", zap.String("instance", string(name)), zap.String("detail", n.Instance.Source.Unfit))
+		return r.follow(ctx, v.State, n, primary, v.State.Register.Has(name))
 	case remedyAdmit:
 		return r.admit(ctx, v, n, primary)
 	case remedyConfirm:
@@ -184,6 +195,14 @@ func (r *rejoiner) raiseForSites(s *election.State, members []topology.Member) {
 	if k := certain(at, r.cfg.Policy.Sites); k != unmeetable && k > s.Register.Acks() {
 		s.Register.NextK = k
 	}
+}
+
+// othersAcknowledge tells whether every acker but name was seen to acknowledge.
+func othersAcknowledge(v View, name topology.NodeName) bool {
+	return !slices.ContainsFunc(v.State.Register.Ackers, func(a topology.NodeName) bool {
+		n, ok := v.Nodes[a]
+		return a != name && (!ok || n.Instance == nil || !n.Instance.SemiSync.ReplicaActive)
+	})
 }
 
 func (r *rejoiner) follow(ctx context.Context, s election.State, n, primary NodeStatus, acker bool) error {

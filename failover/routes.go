@@ -66,7 +66,7 @@ func (r RouteKeeper) isolate(v View, before bool) {
 	case i == nil:
 	default:
 		if !before {
-			r.Log.Warn("this node is cut off from the others: its routes are closed until it sees them again", zap.Stringer("state", i))
+			r.Log.Warn("this node is cut off from the others: its routes are closed until it sees them again", zap.Stringer("detail", i))
 		}
 		r.Table.Isolate("this node is isolated from the majority of the members", isolatedReads(v))
 	}

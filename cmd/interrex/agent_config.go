@@ -195,6 +195,9 @@ func instanceConfig(cfg config.Config, s secrets) dbrepl.Config {
 
 func accountConfig(cfg config.Config, s secrets) dbrepl.Config {
 	c := dbrepl.DefaultConfig()
+	if w, err := detectorConfig(cfg, s).EffectiveWindows(); err == nil { // checked with the configuration
+		c = c.FitTo(w.Freshness)
+	}
 	if m := cfg.MySQL; m != nil {
 		c.User, c.Password = m.User, s.mysqlPassword
 		c.ReplUser, c.ReplPassword = m.ReplicationAccount(cfg.Node.Name), s.replPassword

@@ -193,7 +193,7 @@ func patientClient(cfg config.Config, s secrets, endpoints ...string) (*election
 // examineServer reads one server with the agent's account, through its
 // administrative listener where one is known.
 func examineServer(ctx context.Context, m config.Member, user, password string, secure *tls.Config) serverFacts {
-	f := serverFacts{Node: topology.NodeName(m.Name), Admin: m.MySQLAdmin != "", Heartbeat: -1}
+	f := serverFacts{Node: topology.NodeName(m.Name), Admin: m.MySQLAdmin != "", Heartbeat: -1, Retry: -1}
 	ctx, cancel := context.WithTimeout(ctx, examineLimit)
 	defer cancel()
 	c := mysql.NewConfig()
@@ -250,14 +250,15 @@ func (f *serverFacts) read(ctx context.Context, db *sql.DB) error {
 		f.Plugins[name] = state == "ACTIVE"
 	}
 	f.MaxUsed, _ = strconv.Atoi(status["max_used_connections"]) // 0 when not told
-	var seconds float64
-	err := db.QueryRowContext(ctx, "SELECT heartbeat_interval FROM performance_schema.replication_connection_configuration WHERE channel_name = ''").Scan(&seconds)
+	var heartbeat, retry float64
+	err := db.QueryRowContext(ctx, "SELECT heartbeat_interval, connection_retry_interval FROM performance_schema.replication_connection_configuration WHERE channel_name = ''").Scan(&heartbeat, &retry)
 	switch {
 	case errors.Is(err, sql.ErrNoRows):
 	case err != nil:
-		return fmt.Errorf("read heartbeat period: %w", err)
+		return fmt.Errorf("read the receiver's times: %w", err)
 	default:
-		f.Heartbeat = time.Duration(seconds * float64(time.Second)).Round(time.Millisecond)
+		f.Heartbeat = time.Duration(heartbeat * float64(time.Second)).Round(time.Millisecond)
+		f.Retry = time.Duration(retry * float64(time.Second))
 	}
 	return nil
 }

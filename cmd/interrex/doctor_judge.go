@@ -7,6 +7,7 @@ import (
 	"strings"
 	"time"
 
+	"interrex/dbrepl"
 	"interrex/election"
 	"interrex/internal/topology"
 )
@@ -42,6 +43,8 @@ type serverFacts struct {
 	Plugins   map[string]bool // active ones
 	// Heartbeat is the receiver's configured period; negative without one.
 	Heartbeat time.Duration
+	// Retry is how often it tries a source that it lost; negative likewise.
+	Retry time.Duration
 	// MaxUsed is the most connections there ever were.
 	MaxUsed int
 	// Admin tells whether the members' probes know an administrative listener.
@@ -72,6 +75,9 @@ const clockLimit = 500 * time.Millisecond
 
 // leastBinlogDays is for how long a server's absence should not cost a rebuild.
 const leastBinlogDays = 1
+
+// agents is the fix of what the agents set by themselves.
+const agents = "the agents set this; if it stays, see the log of the leader's agent"
 
 // judgeCluster judges everything, servers first, in the order they were read.
 func judgeCluster(f clusterFacts) []finding {
@@ -213,7 +219,6 @@ func (j *serverJudge) semiSync() {
 	if r == nil || r.Primary == nil || !j.s.Plugins["rpl_semi_sync_source"] || !j.s.Plugins["rpl_semi_sync_replica"] {
 		return // judged by other checks
 	}
-	const agents = "the agents set this; if it stays, see the log of the leader's agent"
 	const replica, source = "rpl_semi_sync_replica_enabled", "rpl_semi_sync_source_enabled"
 	if !j.primary() {
 		j.check(source, v[source] == "OFF", stateWrong, v[source], "OFF", "a replica's applier would wait for acknowledgements itself", "SET GLOBAL "+source+" = OFF;")
@@ -248,9 +253,13 @@ func (j *serverJudge) receiver() {
 	if j.s.Heartbeat < 0 || j.primary() {
 		return
 	}
+	change := func(key string, seconds float64) string {
+		return fmt.Sprintf("STOP REPLICA IO_THREAD; CHANGE REPLICATION SOURCE TO %s = %g; START REPLICA IO_THREAD;", key, seconds)
+	}
 	j.check("heartbeat period", j.s.Heartbeat == j.f.Heartbeat, stateWrong, j.s.Heartbeat.String(), j.f.Heartbeat.String(),
-		"how often an idle source says that it lives",
-		fmt.Sprintf("STOP REPLICA IO_THREAD; CHANGE REPLICATION SOURCE TO SOURCE_HEARTBEAT_PERIOD = %g; START REPLICA IO_THREAD;", j.f.Heartbeat.Seconds()))
+		"how often an idle source says that it lives; it must fit the detection profile", change("SOURCE_HEARTBEAT_PERIOD", j.f.Heartbeat.Seconds())+" or wait: "+agents)
+	j.check("retry interval", j.s.Retry == dbrepl.ConnectRetry, stateWrong, j.s.Retry.String(), dbrepl.ConnectRetry.String(),
+		"how soon a replica that lost its source tries it again: until then it acknowledges nothing", change("SOURCE_CONNECT_RETRY", dbrepl.ConnectRetry.Seconds())+" or wait: "+agents)
 }
 
 // rest is what makes trouble later rather than wrong promises now.

@@ -33,7 +33,7 @@ func soundServer(name, id string) serverFacts {
 			"rpl_semi_sync_source_enabled": "OFF", "rpl_semi_sync_replica_enabled": "OFF",
 		},
 		Plugins:   map[string]bool{"rpl_semi_sync_source": true, "rpl_semi_sync_replica": true, "clone": true},
-		Heartbeat: 500 * time.Millisecond, MaxUsed: 10, Admin: true,
+		Heartbeat: 500 * time.Millisecond, Retry: time.Second, MaxUsed: 10, Admin: true,
 	}
 }
 
@@ -102,6 +102,7 @@ func TestDoctorJudgesEachSetting(t *testing.T) {
 			f.Servers[0].Sources["super_read_only"] = "DYNAMIC"
 		}, "db1", "super_read_only at start", stateWrong, "SET PERSIST_ONLY"},
 		{"slow to notice", set(1, "replica_net_timeout", "60"), "db2", "replica_net_timeout", stateWrong, "SET PERSIST replica_net_timeout = 2;"},
+		{"slow to try again", func(f *clusterFacts) { f.Servers[2].Retry = time.Minute }, "db3", "retry interval", stateWrong, "SOURCE_CONNECT_RETRY = 1;"},
 		{"rare heartbeats", func(f *clusterFacts) { f.Servers[1].Heartbeat = 30 * time.Second }, "db2", "heartbeat period", stateWrong, "SOURCE_HEARTBEAT_PERIOD = 0.5"},
 		{"no clone plugin", func(f *clusterFacts) { delete(f.Servers[2].Plugins, "clone") }, "db3", "plugin clone", stateWrong, "clone=mysql_clone.so"},
 		{"no semi-sync", func(f *clusterFacts) { delete(f.Servers[2].Plugins, "rpl_semi_sync_replica") }, "db3", "plugin rpl_semi_sync_replica", stateWrong, "semisync_replica.so"},

@@ -233,6 +233,29 @@ func TestClosedByEitherSwitch(t *testing.T) {
 	require.False(t, newMembers(v, nobody)[0].Writable)
 }
 
+// A member that is cut off says no to every question that its record would
+// answer with yes.
+func TestIsolatedMemberSaysSo(t *testing.T) {
+	b := newBench(t, "n1")
+	ask := func(path string) int { return b.do(ask{method: "GET", path: path}).status }
+	require.Equal(t, 200, ask("/primary"))
+	v := clusterView("n1")
+	v.Isolated = &failover.Isolation{For: 4 * time.Second, Seen: 1, Members: 3, Reads: true}
+	b.backend.setView(v)
+	require.Equal(t, 503, ask("/primary"))
+	require.Equal(t, 503, ask("/ready"))
+	require.Equal(t, 200, ask("/health"), "starting the agent again would not help")
+	c := newCluster(began, "c", v, nil, nobody)
+	require.Equal(t, StatusNoPrimary, c.Status)
+	require.Contains(t, c.Reasons[0], "isolated: this node has seen 1 of 3 members")
+
+	v = clusterView("n2")
+	v.Isolated = &failover.Isolation{Reads: true}
+	require.Empty(t, notReplica(v, "n2", time.Minute))
+	v.Isolated = &failover.Isolation{}
+	require.Contains(t, notReplica(v, "n2", time.Minute), "isolated")
+}
+
 func TestStatusSaysThatAutomationStopped(t *testing.T) {
 	gates := []failover.Gate{{Name: failover.GateFlapping, Operation: election.Failover, Reason: "3 failovers"}}
 	c := newCluster(began, "c", clusterView("n1"), gates, nobody)
