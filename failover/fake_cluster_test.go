@@ -241,6 +241,7 @@ func (d fakeDetector) Judge(name topology.NodeName) Judgement {
 		if s := d.c.fleet.servers[name]; s.down && !cut {
 			j.Votes = []Vote{{Observer: name, Kind: causeProcessExited, Against: true}}
 			j.FirstBad = max(j.FirstBad, time.Since(s.died))
+			j.LastGood = j.FirstBad + 10*time.Millisecond
 		}
 	}
 	return j
@@ -324,8 +325,8 @@ func (c *cluster) describe() string {
 		if s.source != nil {
 			src = s.source.name
 		}
-		fmt.Fprintf(&b, "%s: down %v, super_read_only %v, read_only %v, armed %v, from %s (receiver %v, acker %v), executed %s, received %s, waiting %d\n",
-			name, s.down, s.superRO, s.readOnly, s.armed, src, s.receiverOn, s.acker, s.executed, s.received, len(s.acks))
+		fmt.Fprintf(&b, "%s: boot %d, down %v, super_read_only %v, read_only %v, armed %v, from %s (receiver %v, acker %v), executed %s, received %s, waiting %d\n",
+			name, s.boot, s.down, s.superRO, s.readOnly, s.armed, src, s.receiverOn, s.acker, s.executed, s.received, len(s.acks))
 	}
 	return b.String()
 }

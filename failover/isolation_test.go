@@ -3,7 +3,6 @@ package failover
 import (
 	"context"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/stretchr/testify/require"
@@ -126,19 +125,18 @@ func TestIsolatedReads(t *testing.T) {
 	}
 }
 
+// seeing has every member find out when it is isolated.
+func seeing(c *cluster) {
+	for _, a := range c.agents {
+		a.watcher.Sees(Sight{Within: time.Second, After: 3 * time.Second, ReadLimit: 10 * time.Second})
+	}
+}
+
 // TestIsolatedPrimaryClosesItsRoutes: the routes of a node that is cut off close,
 // reads end after their limit, and all of it is undone when it is back; in an
 // outage of etcd alone nothing closes.
 func TestIsolatedPrimaryClosesItsRoutes(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, 3)
-		for _, a := range c.agents {
-			a.watcher.Sees(Sight{Within: time.Second, After: 3 * time.Second, ReadLimit: 10 * time.Second})
-		}
-		c.policy(func(p *Policy) { p.Automatic = false })
-		c.run()
-		defer c.end()
-		c.check()
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
 		primary := c.state().Primary.Node
 		a := c.agents[primary]
 		open := func() bool { return a.table.Current().Phase == router.Open }
@@ -175,20 +173,13 @@ func TestIsolatedPrimaryClosesItsRoutes(t *testing.T) {
 		c.eventually("open routes", open)
 		require.Less(t, time.Since(began), 3*time.Second)
 		require.Equal(t, primary, a.table.Current().Primary.Node)
-	})
+	}, seeing, func(c *cluster) { c.policy(func(p *Policy) { p.Automatic = false }) })
 }
 
 // TestIsolatedPrimaryComesBackToANewerEpoch: it opens to the new primary, and
 // never to itself.
 func TestIsolatedPrimaryComesBackToANewerEpoch(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		c := newCluster(t, 3)
-		for _, a := range c.agents {
-			a.watcher.Sees(Sight{Within: time.Second, After: 3 * time.Second, ReadLimit: 10 * time.Second})
-		}
-		c.run()
-		defer c.end()
-		c.check()
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
 		primary := c.state().Primary.Node
 		a := c.agents[primary]
 		c.reach(primary, false)
@@ -222,5 +213,5 @@ func TestIsolatedPrimaryComesBackToANewerEpoch(t *testing.T) {
 		})
 		require.Empty(t, wrong, "its routes never led to itself again")
 		c.check()
-	})
+	}, seeing)
 }

@@ -17,15 +17,7 @@ import (
 func withCluster(t *testing.T, instances int, f func(t *testing.T, c *cluster), before ...func(*cluster)) {
 	t.Helper()
 	inBubble(t, instances, func(t *testing.T, c *cluster) {
-		c.eventually("every instance follows and is a confirmed acker", func() bool {
-			s := c.state()
-			for _, m := range c.store.members {
-				if m.HasInstance() && m.Name != s.Primary.Node && (!s.Register.Has(m.Name) || s.Sources[m.Name] != s.Primary.Node) {
-					return false
-				}
-			}
-			return c.certified()
-		})
+		c.eventually("every instance follows and is a confirmed acker", c.whole)
 		f(t, c)
 	}, before...)
 }
@@ -43,6 +35,27 @@ func inBubble(t *testing.T, instances int, f func(t *testing.T, c *cluster), bef
 		c.check()
 		f(t, c)
 	})
+}
+
+// whole tells whether every instance follows the primary and proves something.
+func (c *cluster) whole() bool {
+	s := c.state()
+	for _, m := range c.store.members {
+		if m.HasInstance() && m.Name != s.Primary.Node && (!s.Register.Has(m.Name) || s.Sources[m.Name] != s.Primary.Node) {
+			return false
+		}
+		// By the node itself: what the leader has last seen may be of a former boot.
+		if !m.HasInstance() {
+			continue
+		}
+		c.fleet.mu.Lock()
+		boot := c.server(m.Name).bootID()
+		c.fleet.mu.Unlock()
+		if !c.agents[m.Name].keeper.promises.certified(boot) {
+			return false
+		}
+	}
+	return c.certified()
 }
 
 // certified tells whether all instances may prove something.
