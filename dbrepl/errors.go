@@ -57,8 +57,8 @@ type FailureKind string
 const (
 	Refused            FailureKind = "refused"              // nobody listens
 	Broken             FailureKind = "broken"               // the connection ended under a question
-	ConnectTimedOut    FailureKind = "connect timed out"    // no connection, or no greeting, in time
-	QueryTimedOut      FailureKind = "query timed out"      // connected, and no answer in time
+	ConnectTimedOut    FailureKind = "connect timed out"    // no connection in time
+	QueryTimedOut      FailureKind = "query timed out"      // connected, and no greeting or no answer in time
 	TooManyConnections FailureKind = "too many connections" // alive, and saturated
 	AccessDenied       FailureKind = "access denied"        // alive, and the account or a privilege is wrong
 	ReadOnly           FailureKind = "read only"            // alive, and closed for writes
@@ -67,9 +67,16 @@ const (
 
 // Numbers of server errors, as in the manual's error reference.
 const (
+	errCantCreateTable    = 1005
+	errDiskFull           = 1021
+	errOnWrite            = 1026
+	errEngine             = 1030
+	errOpenReadOnly       = 1036
 	errAccessDeniedDB     = 1044
 	errAccessDenied       = 1045
+	errSyntax             = 1064
 	errNoSuchThread       = 1094
+	errTableFull          = 1114
 	errUnknownDatabase    = 1049
 	errTooManyConnections = 1040
 	errCommandDenied      = 1142
@@ -83,11 +90,16 @@ const (
 	errQueryInterrupted   = 1317
 	errReadOnlyMode       = 1836
 	errAccountLocked      = 3118
+	errSpaceFull          = 3675
 	errRestartFailed      = 3707
 )
 
-// connectError marks what went wrong before a connection was usable.
-type connectError struct{ err error }
+// connectError marks what went wrong before a connection was usable. reached:
+// the host had accepted it.
+type connectError struct {
+	err     error
+	reached bool
+}
 
 func (e *connectError) Error() string { return "connect: " + e.err.Error() }
 func (e *connectError) Unwrap() error { return e.err }
@@ -106,7 +118,7 @@ func Classify(err error) FailureKind {
 		return Refused
 	case errors.Is(err, context.DeadlineExceeded), errors.Is(err, os.ErrDeadlineExceeded),
 		errors.As(err, &netErr) && netErr.Timeout():
-		if errors.As(err, &connecting) {
+		if errors.As(err, &connecting) && !connecting.reached {
 			return ConnectTimedOut
 		}
 		return QueryTimedOut

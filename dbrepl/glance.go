@@ -4,6 +4,7 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"time"
 )
 
 // Glance is the little that detection needs, many times a second.
@@ -14,6 +15,17 @@ type Glance struct {
 	SourcePort    int
 	ReceiverState string // ON, OFF, CONNECTING
 	ReceiverError string
+	// SourceSeen is how long ago the receiver last had a sign of its source, by
+	// the server's own clock; negative if there was none since it connected.
+	SourceSeen time.Duration
+	// Armed: commits wait for acknowledgements; so many do now, and so many
+	// have had theirs.
+	Armed        bool
+	Waiting      int
+	Acknowledged uint64
+	// Saturated: as many connections as max_connections; this one is the
+	// reserved one, or one of the last.
+	Saturated bool
 }
 
 // Glance reads it in one round trip on the warm probe connection, about a
@@ -25,16 +37,47 @@ func (i *Instance) Glance(ctx context.Context) (Glance, error) {
 		g                     Glance
 		host, receiver, fault sql.NullString
 		port                  sql.NullInt64
+		seen                  sql.NullFloat64
+		now                   float64
 	)
-	err := i.probe.QueryRowContext(ctx, `SELECT @@global.super_read_only, c.host, c.port, s.service_state, s.last_error_message
+	err := i.probe.QueryRowContext(ctx, `SELECT @@global.super_read_only, c.host, c.port, s.service_state, s.last_error_message,
+		UNIX_TIMESTAMP(NOW(6)) * 1000000 - 1000000 * GREATEST(UNIX_TIMESTAMP(s.last_heartbeat_timestamp),
+			UNIX_TIMESTAMP(s.last_queued_transaction_end_queue_timestamp), UNIX_TIMESTAMP(s.queueing_transaction_start_queue_timestamp)),
+		UNIX_TIMESTAMP(NOW(6)) * 1000000
 		FROM (SELECT 1) AS one
 		LEFT JOIN performance_schema.replication_connection_configuration AS c ON c.channel_name = ''
 		LEFT JOIN performance_schema.replication_connection_status AS s ON s.channel_name = ''`).
-		Scan(&g.SuperReadOnly, &host, &port, &receiver, &fault)
+		Scan(&g.SuperReadOnly, &host, &port, &receiver, &fault, &seen, &now)
 	if err != nil {
 		return Glance{}, fmt.Errorf("glance at instance: %w", err)
 	}
 	g.SourceHost, g.SourcePort = host.String, int(port.Int64)
-	g.ReceiverState, g.ReceiverError = receiver.String, fault.String
+	g.ReceiverState, g.ReceiverError, g.SourceSeen = receiver.String, fault.String, -1
+	// All zeros, where the receiver has seen nothing yet, are as old as time.
+	if seen.Valid && seen.Float64 < now/2 {
+		g.SourceSeen = max(0, time.Duration(seen.Float64)*time.Microsecond)
+	}
+	return g, nil
+}
+
+// GlanceAtLoad is Glance, and how the commits and connections of an open primary
+// fare: another round trip, for its own agent.
+func (i *Instance) GlanceAtLoad(ctx context.Context) (Glance, error) {
+	g, err := i.Glance(ctx)
+	if err != nil || g.SuperReadOnly {
+		return g, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, i.cfg.ConnectTimeout+i.cfg.QueryTimeout)
+	defer cancel()
+	err = i.probe.QueryRowContext(ctx, `SELECT COALESCE(MAX(IF(variable_name = 'Rpl_semi_sync_source_status', variable_value = 'ON', NULL)), 0),
+		COALESCE(MAX(IF(variable_name = 'Rpl_semi_sync_source_wait_sessions', variable_value, NULL)), 0),
+		COALESCE(MAX(IF(variable_name = 'Rpl_semi_sync_source_yes_tx', variable_value, NULL)), 0),
+		COALESCE(MAX(IF(variable_name = 'Threads_connected', variable_value >= @@global.max_connections, NULL)), 0)
+		FROM performance_schema.global_status WHERE variable_name IN
+		('Rpl_semi_sync_source_status', 'Rpl_semi_sync_source_wait_sessions', 'Rpl_semi_sync_source_yes_tx', 'Threads_connected')`).
+		Scan(&g.Armed, &g.Waiting, &g.Acknowledged, &g.Saturated)
+	if err != nil {
+		return Glance{}, fmt.Errorf("glance at load: %w", err)
+	}
 	return g, nil
 }

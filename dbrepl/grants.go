@@ -110,6 +110,7 @@ func Grants(spec GrantSpec) []string {
 		markerDDL(spec.Schema),
 		"CREATE TABLE IF NOT EXISTS `"+spec.Schema+"`.nudge (id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, "+
 			"epoch BIGINT UNSIGNED NOT NULL, written_at DATETIME(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)) ENGINE=InnoDB",
+		canaryDDL(spec.Schema),
 		"GRANT ALL ON `"+spec.Schema+"`.* TO "+controller,
 		"SET SESSION sql_log_bin = ON")
 }

@@ -6,6 +6,7 @@ import (
 	"database/sql/driver"
 	"fmt"
 	"maps"
+	"net"
 	"sync/atomic"
 	"time"
 
@@ -30,6 +31,8 @@ type Instance struct {
 	// probe that waits for a lock in the server never blocks a ping. What is
 	// done in local stays out of the binary log.
 	ping, probe, command, local *sql.DB
+	// What may hang for as long as the server's disk does (TryWrite).
+	writeLane, logLane lane
 	// known is what the instance was last seen to have; the questions of a
 	// probe depend on it.
 	known atomic.Pointer[features]
@@ -54,6 +57,8 @@ func Open(cfg Config, log *zap.Logger) (*Instance, error) {
 		{&i.probe, 2 * i.cfg.QueryTimeout, 1, 1, nil},
 		{&i.command, 0, 0, commandIdle, nil},
 		{&i.local, 0, 1, -1, map[string]string{"sql_log_bin": "0"}},
+		{&i.writeLane.pool, writeLimit, 1, 1, map[string]string{"sql_log_bin": "0"}},
+		{&i.logLane.pool, writeLimit, 1, 1, nil},
 	} {
 		c, err := i.connector(pool.read, pool.with)
 		if err != nil {
@@ -68,7 +73,7 @@ func Open(cfg Config, log *zap.Logger) (*Instance, error) {
 
 // Close ends the connections. Calls that run end with an error.
 func (i *Instance) Close() error {
-	for _, db := range []*sql.DB{i.ping, i.probe, i.command, i.local} {
+	for _, db := range []*sql.DB{i.ping, i.probe, i.command, i.local, i.writeLane.pool, i.logLane.pool} {
 		if err := db.Close(); err != nil {
 			return fmt.Errorf("close connections: %w", err)
 		}
@@ -85,11 +90,24 @@ type connector struct {
 func (c connector) Connect(ctx context.Context) (driver.Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, c.timeout)
 	defer cancel()
-	conn, err := c.Connector.Connect(ctx)
+	reached := new(atomic.Bool)
+	conn, err := c.Connector.Connect(context.WithValue(ctx, reachedKey{}, reached))
 	if err != nil {
-		return nil, &connectError{err}
+		return nil, &connectError{err, reached.Load()}
 	}
 	return conn, nil
+}
+
+// reachedKey is of the flag, in the context of a connect, that its dialling sets
+// when the other host has accepted: what fails after that is the server's.
+type reachedKey struct{}
+
+func dial(ctx context.Context, network, address string) (net.Conn, error) {
+	conn, err := (&net.Dialer{}).DialContext(ctx, network, address)
+	if reached, ok := ctx.Value(reachedKey{}).(*atomic.Bool); ok && err == nil {
+		reached.Store(true)
+	}
+	return conn, err
 }
 
 // driverLog takes what the driver would print to standard error; the same is
@@ -107,7 +125,7 @@ func (i *Instance) connector(readTimeout time.Duration, with map[string]string) 
 	if c.Net != "unix" {
 		c.TLS = i.cfg.TLS
 	}
-	c.Timeout = i.cfg.ConnectTimeout
+	c.Timeout, c.DialFunc = i.cfg.ConnectTimeout, dial
 	c.ReadTimeout, c.WriteTimeout = readTimeout, 2*i.cfg.QueryTimeout
 	c.InterpolateParams = true // one round trip, and CHANGE REPLICATION SOURCE takes no parameters
 	c.ParseTime = true

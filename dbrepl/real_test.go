@@ -34,6 +34,7 @@ func TestOnRealServers(t *testing.T) {
 		{"GTID sets as the server sees them", crossCheck},
 		{"shut out and let in", shutOutAndLetIn},
 		{"stuck acknowledgement", stuckAcknowledgement},
+		{"try writes", tryWrites},
 		{"classify failures", classify},
 	} {
 		if !t.Run(scenario.name, func(t *testing.T) { scenario.run(t, c) }) {

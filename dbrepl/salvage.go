@@ -112,22 +112,13 @@ func (i *Instance) binaryLogs(ctx context.Context) ([]string, error) {
 	if err := i.command.QueryRowContext(ctx, "SELECT @@global.log_bin_index, @@global.datadir").Scan(&index, &datadir); err != nil {
 		return nil, fmt.Errorf("find binary logs: %w", err)
 	}
-	local := func(path string) string {
-		if !filepath.IsAbs(path) {
-			path = filepath.Join(datadir, path)
-		}
-		if below, err := filepath.Rel(datadir, path); err == nil && i.cfg.Datadir != "" && filepath.IsLocal(below) {
-			return filepath.Join(i.cfg.Datadir, below)
-		}
-		return path
-	}
-	text, err := os.ReadFile(local(index))
+	text, err := os.ReadFile(i.localPath(datadir, index))
 	if err != nil {
 		return nil, fmt.Errorf("read binary log index: %w", err)
 	}
 	var logs []string
 	for _, line := range strings.Fields(string(text)) {
-		logs = append(logs, local(line))
+		logs = append(logs, i.localPath(datadir, line))
 	}
 	return logs, nil
 }
