@@ -26,6 +26,8 @@ type Deps struct {
 	// FindProcess returns the pid of the local server (its pid file says). An
 	// error or 0: not known now. Nil: no local server to watch.
 	FindProcess func() (pid int, err error)
+	// Disk is what the local server writes to. Nil: it is not looked at.
+	Disk Disk
 	// OnMessage takes application messages, one at a time, on a goroutine of
 	// their own; a message may come again after its sender restarted, and
 	// order is not kept. Nil: they are dropped.
@@ -54,6 +56,8 @@ type Detector struct {
 	registered []topology.NodeName
 	subjects   map[topology.NodeName]Subject
 	nudges     map[topology.NodeName]chan struct{}
+	suspicions map[topology.NodeName]chan struct{} // has writes tried at once
+	starving   starvation                          // of the own instance
 	verdicts   map[matter]opinion
 	due        time.Time // when time alone may next change a verdict
 	seq        uint64
@@ -96,7 +100,7 @@ func New(cfg Config, deps Deps) (*Detector, error) {
 		reassign: make(chan struct{}, 1),
 		store:    newStore(now),
 		subjects: map[topology.NodeName]Subject{},
-		nudges:   map[topology.NodeName]chan struct{}{},
+		nudges:   map[topology.NodeName]chan struct{}{}, suspicions: map[topology.NodeName]chan struct{}{},
 		verdicts: map[matter]opinion{},
 	}, nil
 }
@@ -117,6 +121,9 @@ func (d *Detector) Run(ctx context.Context) error {
 	}
 	if d.deps.FindProcess != nil {
 		work.Go(func() { d.watchServer(ctx) })
+	}
+	if d.deps.Disk != nil {
+		work.Go(func() { d.watchDisk(ctx) })
 	}
 	<-ctx.Done()
 	d.setRunning(false)
@@ -256,7 +263,7 @@ func (d *Detector) Report(ev Evidence) error {
 	switch {
 	case ev.Kind.group() == groupNone || !validName(ev.Subject):
 		return fmt.Errorf("report evidence %q on %q: %w", ev.Kind, ev.Subject, errMalformed)
-	case ev.Kind.group() == groupProcess && ev.Subject != d.cfg.Self:
+	case ev.Kind.group().own() && ev.Subject != d.cfg.Self:
 		return fmt.Errorf("report evidence %q on %q: only its own agent can know", ev.Kind, ev.Subject)
 	}
 	d.record(ev)

@@ -1,7 +1,6 @@
 package detector
 
 import (
-	"strings"
 	"time"
 
 	"interrex/internal/topology"
@@ -19,8 +18,8 @@ const (
 	Alive Kind = "alive"
 	// Closed: it answered and is super_read_only.
 	Closed Kind = "closed"
-	// Saturated: it answered, on the reserved connection only. It has its own
-	// remedy and is never against.
+	// Saturated: its connections are used up: it said so, or answered on the
+	// reserved one. It has its own remedy and is never against.
 	Saturated Kind = "saturated"
 	// Erring: it answered with an error (access denied, say): it lives, and
 	// nothing else is known. Neither for nor against.
@@ -29,10 +28,10 @@ const (
 	ConnectionBroken Kind = "connection_broken"
 	// Refused: nobody listens at its address.
 	Refused Kind = "refused"
-	// ConnectTimedOut: its address does not answer at all.
-	ConnectTimedOut Kind = "connect_timed_out"
-	// QueryTimedOut: it accepted and did not answer.
-	QueryTimedOut Kind = "query_timed_out"
+	// SilentHost: its address does not answer at all.
+	SilentHost Kind = "silent_host"
+	// Frozen: its host accepted the connection, and it did not answer.
+	Frozen Kind = "frozen"
 
 	// Unanswered: a probe has been waiting for longer than Windows.Hint. It
 	// means nothing by itself and confirms a process_exited at once.
@@ -42,15 +41,53 @@ const (
 
 	// ProcessExited: the kernel says that the server process ended.
 	ProcessExited Kind = "process_exited"
-	// ProcessRunning: a (new) server process runs.
+	// ProcessRunning: a server process runs.
 	ProcessRunning Kind = "process_running"
+	// Restarted: one runs that took the place of one that ended.
+	Restarted Kind = "restarted"
 
 	// A replica's own view of its source.
 
-	// ReceiverLost: the receiver should be connected and is not.
+	// ReceiverLost: the receiver should be connected and is not, or the
+	// source's heartbeats stopped.
 	ReceiverLost Kind = "receiver_lost"
 	// ReceiverOn: the receiver is connected.
 	ReceiverOn Kind = "receiver_on"
+
+	// What came of trying to write (Writer), by each observer for itself.
+
+	// Writes: a small durable write was done.
+	Writes Kind = "writes"
+	// WriteStalled: it does not return, and waits for nobody's lock. Against
+	// at once beside a fault of the disk, otherwise after Windows.WriteStall.
+	WriteStalled Kind = "write_stalled"
+	// WriteRefused: the server says that its disk takes nothing.
+	WriteRefused Kind = "write_refused"
+	// LogBusy: the writer of the binary log has been at something for a
+	// while: a full disk, or a large transaction. Only beside a fault of the
+	// disk it is against.
+	LogBusy Kind = "log_busy"
+
+	// The disk under the server, as its own agent finds it; of others not
+	// believed. One observer's word: it has the others try to write.
+
+	// DiskWell: it takes writes.
+	DiskWell Kind = "disk_well"
+	// DiskFull: it has no room.
+	DiskFull Kind = "disk_full"
+	// DiskReadOnly: it refuses writes.
+	DiskReadOnly Kind = "disk_read_only"
+	// DiskStalled: a write to it does not return, and the device completes
+	// no other.
+	DiskStalled Kind = "disk_stalled"
+
+	// What its own agent knows of it besides; of others not believed.
+
+	// Starved: commits wait, and none has been acknowledged for a while. Its
+	// remedy is the register; it is never against by itself.
+	Starved Kind = "starved"
+	// Isolated: its agent hears no majority of the members.
+	Isolated Kind = "isolated"
 
 	// Gossip's view of a member. Never evidence about its instance.
 
@@ -60,6 +97,15 @@ const (
 	MemberLeft Kind = "member_left"
 	// MemberPresent: it is back.
 	MemberPresent Kind = "member_present"
+)
+
+// Causes that no single observer can see: they are in verdicts only.
+const (
+	// CutOff: it answers its own agent, and nobody else reaches it: neither the
+	// members nor the receivers of its replicas.
+	CutOff Kind = "cut_off"
+	// AgentGone: the instance is well, and its agent is gone from gossip.
+	AgentGone Kind = "agent_gone_instance_alive"
 )
 
 // group is what a kind is evidence of; evidence of the same observer, subject
@@ -72,19 +118,31 @@ const (
 	groupPending
 	groupProcess
 	groupReceiver
+	groupWrite
+	groupDisk
+	groupAcks
+	groupIsolation
 	groupMember
 )
 
 func (k Kind) group() group {
 	switch k {
-	case Alive, Closed, Saturated, Erring, ConnectionBroken, Refused, ConnectTimedOut, QueryTimedOut:
+	case Alive, Closed, Saturated, Erring, ConnectionBroken, Refused, SilentHost, Frozen:
 		return groupProbe
 	case Unanswered:
 		return groupPending
-	case ProcessExited, ProcessRunning:
+	case ProcessExited, ProcessRunning, Restarted:
 		return groupProcess
 	case ReceiverLost, ReceiverOn:
 		return groupReceiver
+	case Writes, WriteStalled, WriteRefused, LogBusy:
+		return groupWrite
+	case DiskWell, DiskFull, DiskReadOnly, DiskStalled:
+		return groupDisk
+	case Starved:
+		return groupAcks
+	case Isolated:
+		return groupIsolation
 	case MemberGone, MemberLeft, MemberPresent:
 		return groupMember
 	default:
@@ -92,10 +150,15 @@ func (k Kind) group() group {
 	}
 }
 
+// own tells whether only the subject's own agent can know such a thing.
+func (g group) own() bool {
+	return g == groupProcess || g == groupDisk || g == groupAcks || g == groupIsolation
+}
+
 // Good tells whether the kind says that its subject works.
 func (k Kind) Good() bool {
 	switch k {
-	case Alive, Closed, Saturated, ProcessRunning, ReceiverOn, MemberPresent:
+	case Alive, Closed, Saturated, ProcessRunning, Restarted, ReceiverOn, Writes, DiskWell, MemberPresent:
 		return true
 	default:
 		return false
@@ -105,8 +168,9 @@ func (k Kind) Good() bool {
 // Bad tells whether the kind accuses its subject.
 func (k Kind) Bad() bool {
 	switch k {
-	case ConnectionBroken, Refused, ConnectTimedOut, QueryTimedOut,
-		ProcessExited, ReceiverLost, MemberGone, MemberLeft:
+	case ConnectionBroken, Refused, SilentHost, Frozen, ProcessExited, ReceiverLost,
+		WriteStalled, WriteRefused, DiskFull, DiskReadOnly, DiskStalled, Starved, Isolated,
+		MemberGone, MemberLeft:
 		return true
 	default:
 		return false
@@ -115,7 +179,7 @@ func (k Kind) Bad() bool {
 
 // timeout tells whether slowness of the observer could fake the kind.
 func (k Kind) timeout() bool {
-	return k == QueryTimedOut || k == ConnectTimedOut || k == Unanswered
+	return k == Frozen || k == SilentHost || k == Unanswered
 }
 
 // standing tells whether the kind stays true until it is replaced, so that
@@ -169,45 +233,4 @@ func (s seen) later(now time.Time) Evidence {
 		ev.LastGood += passed
 	}
 	return ev
-}
-
-const (
-	maxName   = 63
-	maxDetail = 120
-	maxAge    = 30 * 24 * time.Hour // older is sent as this
-)
-
-// validName tells whether a node name is one that travels: 1 to 63 of
-// letters, digits, dot, dash and underscore.
-func validName(n topology.NodeName) bool {
-	if len(n) == 0 || len(n) > maxName {
-		return false
-	}
-	for _, c := range []byte(n) {
-		switch {
-		case c >= 'a' && c <= 'z', c >= 'A' && c <= 'Z', c >= '0' && c <= '9', c == '.', c == '-', c == '_':
-		default:
-			return false
-		}
-	}
-	return true
-}
-
-// clean makes a detail fit for a datagram: printable ASCII that JSON does not
-// escape, at most maxDetail bytes.
-func clean(detail string) string {
-	var b strings.Builder
-	for _, r := range detail {
-		if b.Len() == maxDetail {
-			break
-		}
-		switch {
-		case r == '"':
-			r = '\''
-		case r < ' ', r > '~', r == '\\', r == '<', r == '>', r == '&':
-			r = '.'
-		}
-		b.WriteByte(byte(r))
-	}
-	return b.String()
 }

@@ -28,23 +28,25 @@ func (k Kind) words() string {
 	case Closed:
 		return "saw it answer, closed for writes"
 	case Saturated:
-		return "saw it answer on its reserved connection only"
+		return "saw it answer, its connections used up but for the reserved one"
 	case Erring:
 		return "got an error for an answer"
 	case ConnectionBroken:
 		return "lost its connection to it"
 	case Refused:
 		return "was refused a connection"
-	case ConnectTimedOut:
+	case SilentHost:
 		return "could not connect in time"
-	case QueryTimedOut:
-		return "got no answer in time"
+	case Frozen:
+		return "reached it and got no answer in time"
 	case Unanswered:
 		return "was waiting for an answer"
 	case ProcessExited:
 		return "saw its process exit"
 	case ProcessRunning:
 		return "saw its process run"
+	case Restarted:
+		return "saw its process come back"
 	case ReceiverLost:
 		return "lost replication from it"
 	case ReceiverOn:
@@ -55,6 +57,35 @@ func (k Kind) words() string {
 		return "heard it take leave"
 	case MemberPresent:
 		return "heard it"
+	default:
+		return k.workWords()
+	}
+}
+
+// workWords tells what was seen of an instance's work: whether it writes, and
+// whether that is of use to anybody.
+func (k Kind) workWords() string {
+	switch k {
+	case Writes:
+		return "wrote to it"
+	case WriteStalled:
+		return "was waiting for a durable write to it"
+	case WriteRefused:
+		return "was refused a durable write to it"
+	case LogBusy:
+		return "found the writer of its binary log stuck"
+	case DiskWell:
+		return "found its disk well"
+	case DiskFull:
+		return "found its disk full"
+	case DiskReadOnly:
+		return "found that its disk refused writes"
+	case DiskStalled:
+		return "found that its disk completed no writes"
+	case Starved:
+		return "saw its commits wait without an acknowledgement"
+	case Isolated:
+		return "heard no majority of the members"
 	default:
 		return "says nothing"
 	}
@@ -112,8 +143,30 @@ func explain(j Judgement) string {
 	if j.Verdict == topology.Suspect && against < j.Needed {
 		s += fmt.Sprintf(", %d more missing", j.Needed-against)
 	}
-	if j.Verdict == topology.Suspect && against >= j.Needed {
-		s += ", but time-outs do not count while it answers its own agent"
+	if j.spared {
+		s += ", but time-outs do not count while it answers its own agent and its replicas hear it"
+	}
+	return s + j.remarks()
+}
+
+// remarks is what its own agent says besides, and what that means.
+func (j Judgement) remarks() string {
+	s := ""
+	for _, ev := range []*Evidence{j.own.starved, j.own.isolated, j.own.restarted} {
+		if ev != nil && (ev.Kind != Restarted || j.Cause == Restarted) {
+			s += fmt.Sprintf("; its own agent %s, for %s now", ev.Kind.words(), ago(ev.Since))
+			if ev.Detail != "" {
+				s += " (" + ev.Detail + ")"
+			}
+		}
+	}
+	switch j.Cause {
+	case CutOff:
+		s += "; it answers its own agent only: no client elsewhere reaches it and no replica can acknowledge"
+	case Starved:
+		s += "; it is not dead: its ackers or the way to them are"
+	case AgentGone:
+		s += "; its agent is gone from gossip, which is no reason for a failover"
 	}
 	return s
 }

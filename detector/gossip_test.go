@@ -175,7 +175,9 @@ func TestWrongKeyAndWrongClusterAreRefused(t *testing.T) {
 		}
 		require.NotContains(t, nodes[0].gossip.presences(), presence{name(stranger), MemberPresent})
 	}
-	require.Equal(t, topology.Healthy, nodes[0].Judgement("n1").Verdict)
+	j := nodes[0].Judgement("n1")
+	require.Equal(t, topology.Suspect, j.Verdict, j.Explanation)
+	require.Equal(t, Isolated, j.Cause, "two of four are no majority; what the strangers say of it is nothing")
 }
 
 // A member that was away comes back under its name, at another address too.

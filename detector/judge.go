@@ -30,6 +30,9 @@ type Judgement struct {
 
 	// next is when time alone may change the verdict; 0: never.
 	next time.Duration
+	own  own
+	// spared: it would be Failed if its own agent were not answered.
+	spared bool
 }
 
 // Vote is what one registered member's evidence comes to.
@@ -44,6 +47,8 @@ type Vote struct {
 	Detail string `json:"detail,omitempty"`
 
 	standing time.Duration
+	lastGood time.Duration // negative: never
+	ripens   time.Duration // after which the accusation counts; 0: it does, or waits for something else
 }
 
 // table is the evidence on one subject.
@@ -66,7 +71,9 @@ func majority(registered []topology.NodeName) int { return len(registered)/2 + 1
 //
 // When its own agent says that the server process exited, the waiting is
 // waived: whatever another member has seen against it counts at once, an
-// unanswered probe included. The majority is not waived.
+// unanswered probe included. When it says that the disk takes no writes, a
+// write of another member that hangs counts at once. The majority is not
+// waived.
 func judge(now time.Time, w Windows, registered []topology.NodeName, subject topology.NodeName, t table) Judgement {
 	return weigh(now, w, registered, subject, t).explained()
 }
@@ -74,84 +81,150 @@ func judge(now time.Time, w Windows, registered []topology.NodeName, subject top
 // weigh is judge without the words, for the many times nobody reads them.
 func weigh(now time.Time, w Windows, registered []topology.NodeName, subject topology.NodeName, t table) Judgement {
 	j := Judgement{Subject: subject, At: now, LastGood: lastGood(now, t), Needed: majority(registered)}
-	exited := false
 	if slices.Contains(registered, subject) {
-		_, exited = standingExit(now, w, subject, t)
+		j.own = ownWord(now, w, subject, t)
 	}
 	for _, observer := range registered {
-		j.Votes = append(j.Votes, castVote(now, w, observer, subject, t, exited))
+		j.Votes = append(j.Votes, castVote(now, w, observer, subject, t, j.own))
 	}
 	j.decide()
 	j.next = nextChange(now, w, j.Votes, t)
-	j.heedOwnAgent(w)
+	j.heedOwnAgent(now, w, t)
+	j.name(now, w, registered, t)
+	j.correctLastGood()
 	return j
 }
+
+// own is what its own agent says of an instance besides its answers to probes.
+type own struct {
+	exited    *Evidence // the process ended, and its agent got no answer since
+	disk      *Evidence // a fault of the disk
+	writes    bool      // its agent's own writes are done
+	starved   *Evidence
+	isolated  *Evidence
+	restarted *Evidence
+}
+
+func ownWord(now time.Time, w Windows, subject topology.NodeName, t table) own {
+	recent := func(g group) *Evidence {
+		ev, ok := t.find(now, subject, g)
+		// Slow or not: a process has ended, and a count has not moved. And who
+		// hears nobody always takes itself for slow.
+		slow := ev.Slow && (g == groupDisk || g == groupWrite)
+		if !ok || ev.Age > w.Freshness || slow {
+			return nil
+		}
+		return &ev
+	}
+	var o own
+	if ev, ok := standingExit(now, w, subject, t); ok {
+		o.exited = &ev
+	} else if ev := recent(groupProcess); ev != nil && ev.Kind == Restarted && ev.Since < restartIsNews {
+		o.restarted = ev
+	}
+	if ev := recent(groupDisk); ev != nil && ev.Kind.Bad() {
+		o.disk = ev
+	}
+	if ev := recent(groupWrite); ev != nil {
+		o.writes = ev.Kind == Writes
+	}
+	o.starved, o.isolated = recent(groupAcks), recent(groupIsolation)
+	return o
+}
+
+// restartIsNews is how long a server that came back in place is said to be one.
+const restartIsNews = 30 * time.Second
 
 // heedOwnAgent keeps time-outs of others from failing an instance that answers
 // its own agent, which we hear: then the hosts or the network between are
 // slow, not the instance. The answer must be younger than two of its time-outs,
 // so that a host that fell silent is not spared for longer than it takes the
 // others to notice. Broken and refused connections are no matter of time.
-func (j *Judgement) heedOwnAgent(w Windows) {
+//
+// It spares nothing that is cut off: see cutOff.
+func (j *Judgement) heedOwnAgent(now time.Time, w Windows, t table) {
 	limit := 2 * w.Timeout
 	if j.Verdict != topology.Failed {
 		return
 	}
-	own := slices.IndexFunc(j.Votes, func(v Vote) bool { return v.Observer == j.Subject && v.For && v.Age <= limit })
+	own := slices.IndexFunc(j.Votes, func(v Vote) bool { return v.Observer == j.Subject && v.For })
 	timed := !slices.ContainsFunc(j.Votes, func(v Vote) bool {
-		return v.Against && v.Kind != QueryTimedOut && v.Kind != ConnectTimedOut
+		return v.Against && v.Kind != Frozen && v.Kind != SilentHost
 	})
-	if own >= 0 && timed {
-		j.Verdict = topology.Suspect
-		j.next = soonest(j.next, limit-j.Votes[own].Age+time.Microsecond)
+	if own < 0 || !timed {
+		return
+	}
+	if j.cutOff(now, w, t) {
+		j.Cause = CutOff
+		return
+	}
+	if age := j.Votes[own].Age; age <= limit {
+		j.Verdict, j.spared = topology.Suspect, true
+		j.next = soonest(j.next, limit-age+time.Microsecond)
 	}
 }
 
-// judgeMember is the verdict on a member itself (its agent, that is). It is
-// Failed only if a strict majority of the registered members see it gone by
-// gossip and we have not heard of it ourselves within the freshness window.
-// heard is how long ago that was; negative: never.
-func judgeMember(now time.Time, w Windows, registered []topology.NodeName, member topology.NodeName, t table, heard time.Duration) Judgement {
-	j := weighMember(now, w, registered, member, t, heard).explained()
-	if j.Verdict == topology.Suspect && heard >= 0 && heard <= w.Freshness {
-		j.Explanation += "; it was heard " + ago(heard) + " ago"
+// cutOff tells whether an instance that a majority gets no answer from is of
+// use to nobody although its own agent is answered: its agent says that for a
+// while its commits have had no acknowledgement or that it has heard no
+// majority itself, or each replica that we hear of has lost it. Slow hosts and networks do none of that:
+// acknowledgements and heartbeats come late, but they come.
+func (j *Judgement) cutOff(now time.Time, w Windows, t table) bool {
+	if j.own.starved != nil || j.own.isolated != nil && j.own.isolated.Since >= w.Starved {
+		return true
 	}
-	return j
-}
-
-// weighMember is judgeMember without the words.
-func weighMember(now time.Time, w Windows, registered []topology.NodeName, member topology.NodeName, t table, heard time.Duration) Judgement {
-	j := Judgement{Subject: member, At: now, LastGood: heard, Needed: majority(registered)}
-	for _, observer := range registered {
-		v := Vote{Observer: observer}
-		if ev, ok := t.find(now, observer, groupMember); ok && observer != member {
-			v = voteFrom(ev)
-			switch {
-			case ev.Age > w.Freshness:
-				v = silent(observer, ev)
-			case ev.Kind.Good():
-				v.For = true
-			case ev.Slow:
-				v.Why = "says of itself that it is slow"
-			default:
-				v.Against = true
-			}
+	lost := false
+	for _, s := range t {
+		ev := s.later(now)
+		if ev.Kind.group() != groupReceiver || ev.Age > w.Freshness || ev.Slow {
+			continue
 		}
-		j.Votes = append(j.Votes, v)
+		if ev.Kind == ReceiverOn || ev.Since < w.Settle {
+			return false
+		}
+		lost = true
 	}
-	j.decide()
-	heardOf := heard >= 0 && heard <= w.Freshness
+	return lost
+}
+
+// name finds the cause of a verdict where the votes do not tell it.
+func (j *Judgement) name(now time.Time, w Windows, registered []topology.NodeName, t table) {
 	switch {
-	case heardOf && j.Verdict == topology.Failed:
-		j.Verdict = topology.Suspect
-	case heardOf && j.Verdict == topology.Unknown:
-		j.Verdict, j.Cause = topology.Healthy, MemberPresent
+	case j.Verdict == topology.Failed && j.own.disk != nil && writeFault(j.Cause):
+		j.Cause = j.own.disk.Kind
+	case j.Verdict != topology.Healthy:
+	case j.own.isolated != nil:
+		j.Verdict, j.Cause, j.FirstBad = topology.Suspect, Isolated, j.own.isolated.Since
+	case j.own.starved != nil:
+		j.Verdict, j.Cause, j.FirstBad = topology.Suspect, Starved, j.own.starved.Since
+	case memberGone(now, w, registered, j.Subject, t):
+		j.Cause = AgentGone
+	case j.own.restarted != nil:
+		j.Cause = Restarted
+		j.next = soonest(j.next, restartIsNews-j.own.restarted.Since)
 	}
-	j.next = nextChange(now, w, j.Votes, t)
-	if heardOf {
-		j.next = soonest(j.next, w.Freshness-heard+time.Microsecond)
+}
+
+// writeFault tells whether a cause is of an instance that answers, and cannot
+// write.
+func writeFault(k Kind) bool { return k.group() == groupWrite || k.group() == groupDisk }
+
+// correctLastGood: an instance that cannot write, or that only its own agent
+// reaches, answers somebody all the time. When it last worked is what those say
+// who are against it.
+func (j *Judgement) correctLastGood() {
+	if j.Verdict != topology.Failed || j.Cause != CutOff && !writeFault(j.Cause) {
+		return
 	}
-	return j
+	j.LastGood = -1
+	for _, v := range j.Votes {
+		if v.Against && v.lastGood >= 0 && (j.LastGood < 0 || v.lastGood < j.LastGood) {
+			j.LastGood = v.lastGood
+		}
+	}
+	if j.LastGood < 0 {
+		j.LastGood = j.FirstBad
+	}
 }
 
 // decide counts the votes.
@@ -179,154 +252,8 @@ func (j *Judgement) decide() {
 	case pro > 0:
 		j.Verdict = topology.Healthy
 		j.Cause = dominant(j.Votes, func(v Vote) bool { return v.For })
-	}
-}
-
-// castVote is what the evidence of one observer comes to.
-func castVote(now time.Time, w Windows, observer, subject topology.NodeName, t table, exited bool) Vote {
-	if observer == subject && exited {
-		ev, _ := standingExit(now, w, subject, t)
-		v := voteFrom(ev)
-		v.Against = true
-		return v
-	}
-	recent := func(g group) (Evidence, bool) {
-		ev, ok := t.find(now, observer, g)
-		return ev, ok && ev.Age <= w.Freshness
-	}
-	probe, answered := recent(groupProbe)
-	waiting, waits := recent(groupPending)
-	// A probe that waits speaks only beside an exit, and only until it ends.
-	waits = waits && exited && (!answered || waiting.Round > probe.Round)
-	if answered && !probe.Kind.Bad() {
-		if waits {
-			return accuse(w, waiting, exited)
-		}
-		v := voteFrom(probe)
-		v.For = probe.Kind.Good()
-		return v
-	}
-	var votes []Vote
-	if answered {
-		votes = append(votes, accuse(w, probe, exited))
-	}
-	if waits {
-		votes = append(votes, accuse(w, waiting, exited))
-	}
-	if receiver, ok := recent(groupReceiver); ok && receiver.Kind.Bad() {
-		votes = append(votes, accuse(w, receiver, exited))
-	}
-	if i := slices.IndexFunc(votes, func(v Vote) bool { return v.Against }); i >= 0 {
-		return votes[i]
-	}
-	if len(votes) > 0 {
-		return votes[0]
-	}
-	return silent(observer, probe)
-}
-
-// standingExit returns the own agent's fresh word that the process exited,
-// unless the same agent's probe was answered after that.
-func standingExit(now time.Time, w Windows, subject topology.NodeName, t table) (Evidence, bool) {
-	ev, ok := t.find(now, subject, groupProcess)
-	if !ok || ev.Kind != ProcessExited || ev.Age > w.Freshness {
-		return Evidence{}, false
-	}
-	probe, ok := t.find(now, subject, groupProbe)
-	if ok && !probe.Kind.Bad() && probe.Age < ev.Since {
-		return Evidence{}, false
-	}
-	return ev, true
-}
-
-// accuse weighs one accusation. exited: the own agent saw the process exit.
-func accuse(w Windows, ev Evidence, exited bool) Vote {
-	v := voteFrom(ev)
-	switch {
-	case exited && ev.Slow && ev.Kind.timeout():
-		v.Why = "says of itself that it is slow"
-	case exited:
-		v.Against = true
-	case ev.Slow:
-		v.Why = "says of itself that it is slow"
-	case ev.Kind.timeout() && ev.Misses < w.Misses:
-		v.Why = "missed too few answers yet"
-	case ev.Since < w.Settle:
-		v.Why = "has not lasted long enough yet"
-	default:
-		v.Against = true
-	}
-	return v
-}
-
-func voteFrom(ev Evidence) Vote {
-	return Vote{Observer: ev.Observer, Kind: ev.Kind, Age: ev.Age, Detail: ev.Detail, standing: ev.Since}
-}
-
-// silent keeps of stale evidence only how old it is: silence is not a vote.
-func silent(observer topology.NodeName, stale Evidence) Vote {
-	return Vote{Observer: observer, Age: stale.Age}
-}
-
-// lastGood is how long ago a probe was last answered. That the process runs, or
-// that a receiver is connected, is no answer: both are true of a server that
-// was frozen.
-func lastGood(now time.Time, t table) time.Duration {
-	last := time.Duration(-1)
-	for _, s := range t {
-		ev := s.later(now)
-		if g := ev.Kind.group(); g != groupProbe && g != groupPending {
-			continue
-		}
-		if ev.LastGood >= 0 && (last < 0 || ev.LastGood < last) {
-			last = ev.LastGood
+		if slices.ContainsFunc(j.Votes, func(v Vote) bool { return v.Kind == Saturated }) {
+			j.Cause = Saturated // those who came in by the reserved connection do not notice
 		}
 	}
-	return last
-}
-
-// dominant is the kind that most of the chosen votes have; the own agent's
-// process_exited always. Of equals, what says most about the instance.
-func dominant(votes []Vote, chosen func(Vote) bool) Kind {
-	count := map[Kind]int{}
-	for _, v := range votes {
-		if chosen(v) {
-			count[v.Kind]++
-		}
-	}
-	if count[ProcessExited] > 0 {
-		return ProcessExited
-	}
-	var best Kind
-	for _, k := range []Kind{Refused, ConnectionBroken, QueryTimedOut, ConnectTimedOut, Unanswered,
-		ReceiverLost, MemberGone, MemberLeft, Saturated, Alive, Closed} {
-		if count[k] > count[best] {
-			best = k
-		}
-	}
-	return best
-}
-
-// nextChange is when the first evidence ages out or settles.
-func nextChange(now time.Time, w Windows, votes []Vote, t table) time.Duration {
-	var next time.Duration
-	for _, s := range t {
-		if age := s.later(now).Age; age <= w.Freshness {
-			next = soonest(next, w.Freshness-age+time.Microsecond)
-		}
-	}
-	for _, v := range votes {
-		if v.Kind.Bad() && !v.Against && v.standing < w.Settle {
-			next = soonest(next, w.Settle-v.standing)
-		}
-	}
-	return next
-}
-
-// soonest is the smaller of two waits, where 0 means none.
-func soonest(a, b time.Duration) time.Duration {
-	if a == 0 || (b != 0 && b < a) {
-		return b
-	}
-	return a
 }

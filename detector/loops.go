@@ -3,7 +3,6 @@ package detector
 import (
 	"context"
 	"slices"
-	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -18,6 +17,9 @@ func (d *Detector) record(ev Evidence) {
 	now := time.Now()
 	news, reliable := d.keep(&ev, now)
 	d.judge(matter{name: ev.Subject, member: ev.Kind.group() == groupMember}, now)
+	if news && ev.Kind.raisesSuspicion() {
+		wake(d.suspicions[ev.Subject])
+	}
 	var packets [][]byte
 	if news {
 		packets = d.pack([]seen{{ev, now}}, now)
@@ -104,6 +106,7 @@ func (d *Detector) repeat(ctx context.Context) {
 	tick := time.NewTicker(d.w.Interval)
 	defer tick.Stop()
 	for {
+		d.noteIsolation(time.Now())
 		d.mu.Lock()
 		now := time.Now()
 		own := d.store.own(d.cfg.Self)
@@ -173,6 +176,9 @@ func (d *Detector) take(env envelope) {
 		if c.turned && c.evidence.Kind.Bad() && !m.member {
 			d.nudge(m.name)
 		}
+		if c.turned && c.evidence.Kind.raisesSuspicion() {
+			wake(d.suspicions[m.name])
+		}
 	}
 	if d.verdicts[matter{env.From, true}].verdict != topology.Healthy {
 		touched[matter{env.From, true}] = true
@@ -180,59 +186,6 @@ func (d *Detector) take(env envelope) {
 	for m := range touched {
 		d.judge(m, now)
 	}
-}
-
-// readMessages hands out application messages, each once.
-func (d *Detector) readMessages(ctx context.Context) {
-	had := map[topology.NodeName]*received{}
-	for {
-		select {
-		case <-ctx.Done():
-			return
-		case body := <-d.gossip.app:
-			m, err := decodeMessage(body)
-			if err != nil {
-				d.log.Debug("drop message", zap.Error(err))
-				continue
-			}
-			if m.From == d.cfg.Self || d.deps.OnMessage == nil || !d.isRegistered(m.From) {
-				continue
-			}
-			if had[m.From] == nil {
-				had[m.From] = &received{}
-			}
-			if had[m.From].first(m.Boot, m.Seq) {
-				d.deps.OnMessage(Message{From: m.From, Kind: m.Kind, Payload: m.Payload})
-			}
-		}
-	}
-}
-
-func (d *Detector) isRegistered(n topology.NodeName) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	return slices.Contains(d.registered, n)
-}
-
-// received remembers the last messages of one sender.
-type received struct {
-	boot uint64
-	seqs []uint64
-}
-
-// first tells whether a message was not had before.
-func (r *received) first(boot, seq uint64) bool {
-	if r.boot != boot {
-		*r = received{boot: boot}
-	}
-	if slices.Contains(r.seqs, seq) {
-		return false
-	}
-	r.seqs = append(r.seqs, seq)
-	if len(r.seqs) > 64 {
-		r.seqs = r.seqs[1:]
-	}
-	return true
 }
 
 // readPresences turns gossip's view into own evidence.
@@ -253,116 +206,4 @@ func (d *Detector) readPresences(ctx context.Context) {
 			d.record(Evidence{Subject: p.name, Kind: p.kind})
 		}
 	}
-}
-
-// assign keeps one probe loop per subject, and waits for all of them at the
-// end.
-func (d *Detector) assign(ctx context.Context) {
-	type running struct {
-		address string
-		stop    context.CancelFunc
-		done    chan struct{}
-	}
-	loops := map[topology.NodeName]running{}
-	var all sync.WaitGroup
-	defer all.Wait()
-	for {
-		d.mu.Lock()
-		wanted := make(map[topology.NodeName]Subject, len(d.subjects))
-		for name, s := range d.subjects {
-			wanted[name] = s
-		}
-		d.mu.Unlock()
-		for name, l := range loops {
-			if s, ok := wanted[name]; !ok || s.Address != l.address {
-				l.stop()
-				<-l.done // a prober is used by one loop at a time
-				delete(loops, name)
-				d.dropNudge(name)
-			}
-		}
-		for name, s := range wanted {
-			if _, ok := loops[name]; ok {
-				continue
-			}
-			lctx, stop := context.WithCancel(ctx)
-			l := running{s.Address, stop, make(chan struct{})}
-			loops[name] = l
-			p := d.probeLoop(s)
-			all.Go(func() {
-				defer close(l.done)
-				defer stop()
-				p.run(lctx)
-			})
-		}
-		select {
-		case <-ctx.Done():
-			return
-		case <-d.reassign:
-		}
-	}
-}
-
-func (d *Detector) probeLoop(s Subject) *probeLoop {
-	p := &probeLoop{
-		subject: s, w: d.w, classify: d.deps.Classify, nudge: make(chan struct{}, 1),
-		tell: d.answered, stalled: d.heldUp,
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.nudges[s.Name] = p.nudge
-	return p
-}
-
-func (d *Detector) dropNudge(name topology.NodeName) {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	delete(d.nudges, name)
-}
-
-// heldUp notes that this process did not run for a while.
-func (d *Detector) heldUp() {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.stalledAt = time.Now()
-}
-
-// answered turns an answer to a probe into evidence.
-func (d *Detector) answered(s Subject, a answer) {
-	if !d.isSubject(s.Name) {
-		return
-	}
-	asked := time.Since(a.began)
-	ev := Evidence{Subject: s.Name, Kind: a.kind, Misses: a.misses, Round: a.round, Detail: a.detail}
-	switch {
-	case a.kind.Good(), a.kind == Erring:
-		ev.Age, ev.Since = asked, asked
-	case a.kind.timeout():
-		ev.Since = asked
-	}
-	d.record(ev)
-	if !s.Local || a.reading == nil {
-		return
-	}
-	source := topology.NodeName("")
-	if r := a.reading.Receiver; r != nil && d.isSubject(r.Source) {
-		source = r.Source
-		kind := ReceiverOn
-		if r.Lost {
-			kind = ReceiverLost
-		}
-		d.record(Evidence{Subject: source, Kind: kind, Age: asked, Since: asked, Detail: r.Detail})
-	}
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	d.store.forget(func(k slot) bool {
-		return k.observer == d.cfg.Self && k.group == groupReceiver && k.subject != source
-	})
-}
-
-func (d *Detector) isSubject(n topology.NodeName) bool {
-	d.mu.Lock()
-	defer d.mu.Unlock()
-	_, ok := d.subjects[n]
-	return ok
 }

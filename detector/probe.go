@@ -20,20 +20,30 @@ type Prober interface {
 type Reading struct {
 	// Closed: the instance is super_read_only.
 	Closed bool
-	// Saturated: only the reserved connection got through.
+	// Saturated: its connections are used up; the reserved one got through.
 	Saturated bool
 	// Receiver is the state of its receiver; nil when no replication is
 	// configured. Used of the local instance only.
 	Receiver *Receiver
+	// Acks is how the commits of an open primary fare; nil where none wait for
+	// acknowledgements. Used of the local instance only.
+	Acks *Acks
 	// Detail is shown to people, if it says anything.
 	Detail string
+}
+
+// Acks are the commits of a primary that waits for acknowledgements.
+type Acks struct {
+	Waiting      int    // commits that wait now
+	Acknowledged uint64 // commits that have been acknowledged, ever
 }
 
 // Receiver is a replica's own view of its source.
 type Receiver struct {
 	Source topology.NodeName
 	// Lost: the receiver should be connected to Source and is not. It is not
-	// lost while it is stopped by our own order.
+	// lost while it is stopped by our own order. One whose source's heartbeats
+	// stopped is lost, whatever it takes itself for.
 	Lost   bool
 	Detail string
 }
@@ -45,6 +55,8 @@ type Subject struct {
 	// probed with its new Prober.
 	Address string
 	Prober  Prober
+	// Writer tries its writes; nil: nobody does from here.
+	Writer Writer
 	// Local: it is this member's own instance.
 	Local bool
 }
@@ -144,7 +156,7 @@ func (p *probeLoop) once(ctx context.Context, began time.Time) (again bool) {
 				p.misses = 0
 				p.stalled()
 			} else {
-				p.miss(QueryTimedOut, began, "the probe does not return")
+				p.miss(Frozen, began, "the probe does not return")
 				overstayed = true
 			}
 			due = time.Now().Add(p.w.Timeout)
@@ -187,12 +199,12 @@ func (p *probeLoop) settle(o outcome, began time.Time) (again bool) {
 		}
 		p.miss(kind, began, o.err.Error())
 		return true
-	case kind.group() != groupProbe || kind.Good():
+	case kind.group() != groupProbe || kind.Good() && kind != Saturated:
 		kind = Erring
 	}
 	first := !p.bad
 	p.bad = kind.Bad()
-	if kind == Erring {
+	if !kind.Bad() { // it answered: with an error, or that it is full
 		p.misses = 0
 	}
 	p.tell(p.subject, answer{kind: kind, began: began, misses: p.misses, round: p.round, detail: o.err.Error()})

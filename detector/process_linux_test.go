@@ -284,10 +284,10 @@ func TestServerWatchIsRearmed(t *testing.T) {
 		return ""
 	}
 	require.Equal(t, Kind(""), process())
-	for range 2 {
+	for _, run := range []Kind{ProcessRunning, Restarted} {
 		cmd := child(t, 0, 8, false)
 		pid.Store(int64(cmd.Process.Pid))
-		require.Eventually(t, func() bool { return process() == ProcessRunning }, 10*time.Second, ms)
+		require.Eventually(t, func() bool { return process() == run }, 10*time.Second, ms)
 		require.NoError(t, cmd.Process.Kill())
 		require.Eventually(t, func() bool { return process() == ProcessExited }, 10*time.Second, ms)
 		_ = cmd.Wait()

@@ -16,9 +16,10 @@ const findProcessEvery = 100 * time.Millisecond
 func (d *Detector) watchServer(ctx context.Context) {
 	tick := time.NewTicker(findProcessEvery)
 	defer tick.Stop()
+	run := ProcessRunning
 	for {
-		if pid, start, ok := d.findServer(); ok {
-			d.watchOne(ctx, pid, start)
+		if pid, start, ok := d.findServer(); ok && d.watchOne(ctx, pid, start, run) {
+			run = Restarted
 		}
 		select {
 		case <-ctx.Done():
@@ -41,23 +42,25 @@ func (d *Detector) findServer() (pid int, start uint64, ok bool) {
 	return pid, st.start, true
 }
 
-// watchOne watches one process to its end.
-func (d *Detector) watchOne(ctx context.Context, pid int, start uint64) {
+// watchOne watches one process to its end; false if there was none to watch.
+// run is what its running comes to.
+func (d *Detector) watchOne(ctx context.Context, pid int, start uint64, run Kind) bool {
 	wctx, stop := context.WithCancel(ctx)
 	exits, err := WatchProcess(wctx, pid, start)
 	if err != nil {
 		stop()
 		d.log.Debug("watch the server process", zap.Error(err))
-		return
+		return false
 	}
-	d.record(Evidence{Subject: d.cfg.Self, Kind: ProcessRunning})
+	d.record(Evidence{Subject: d.cfg.Self, Kind: run})
 	exit, ended := <-exits // closed without one when ctx ends
 	stop()
 	defer func() { <-exits }() // closed: the watch is gone
 	if !ended {
-		return
+		return true
 	}
 	d.log.Warn("the server process exited", zap.Int("pid", pid), zap.String("sign", exit.Sign))
 	d.record(Evidence{Subject: d.cfg.Self, Kind: ProcessExited, Since: time.Since(exit.At)})
 	d.Nudge(d.cfg.Self)
+	return true
 }

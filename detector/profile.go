@@ -37,6 +37,22 @@ type Windows struct {
 	// votes of observers that fell silent live on; less: lost datagrams make
 	// voters silent.
 	Freshness time.Duration
+	// Canary is how often its own agent tries, in quiet times, whether the
+	// instance and its disk take a small durable write. LAN 500 ms. More: a
+	// disk that stalls is noticed later; less: more flushes (two each time).
+	Canary time.Duration
+	// WriteTimeout is how long such a write may take, whoever does it. LAN
+	// 600 ms. More: slower to notice; less: the hiccup of a disk looks like its
+	// end.
+	WriteTimeout time.Duration
+	// WriteStall is how long the writes of a majority must hang while the disk
+	// is well, before they count; and how long a disk that completes other
+	// writes may keep one waiting. LAN 5 s. More: a server that hangs inside
+	// keeps clients waiting; less: a large transaction looks like it.
+	WriteStall time.Duration
+	// Starved is how long commits must have waited, none acknowledged, for the
+	// primary to count as starved. LAN 1 s.
+	Starved time.Duration
 	// Rejoin is how often missing members are called. LAN 2 s.
 	Rejoin time.Duration
 	// Gossip is memberlist's own timing.
@@ -64,7 +80,9 @@ func ProfileWindows(p Profile) (Windows, error) {
 		return Windows{
 			Interval: 100 * time.Millisecond, Timeout: 250 * time.Millisecond, Misses: 2,
 			Hint: 30 * time.Millisecond, Settle: 100 * time.Millisecond, Freshness: time.Second,
-			Rejoin: 2 * time.Second,
+			Canary: 500 * time.Millisecond, WriteTimeout: 600 * time.Millisecond, WriteStall: 5 * time.Second,
+			Starved: time.Second,
+			Rejoin:  2 * time.Second,
 			Gossip: GossipWindows{
 				ProbeInterval: 200 * time.Millisecond, ProbeTimeout: 80 * time.Millisecond,
 				Interval: 50 * time.Millisecond, PushPull: 5 * time.Second,
@@ -75,7 +93,9 @@ func ProfileWindows(p Profile) (Windows, error) {
 		return Windows{
 			Interval: 500 * time.Millisecond, Timeout: 1500 * time.Millisecond, Misses: 3,
 			Hint: 250 * time.Millisecond, Settle: time.Second, Freshness: 6 * time.Second,
-			Rejoin: 5 * time.Second,
+			Canary: 2 * time.Second, WriteTimeout: 2 * time.Second, WriteStall: 15 * time.Second,
+			Starved: 4 * time.Second,
+			Rejoin:  5 * time.Second,
 			Gossip: GossipWindows{
 				ProbeInterval: 1500 * time.Millisecond, ProbeTimeout: 600 * time.Millisecond,
 				Interval: 200 * time.Millisecond, PushPull: 10 * time.Second,
@@ -95,6 +115,12 @@ func ProfileWindows(p Profile) (Windows, error) {
 //     datagram while the next probe runs.
 //   - Freshness >= 2*Timeout: two observers' time-outs can stand together.
 //   - Settle <= Freshness/2: what settles does not age out first.
+//   - Freshness >= WriteTimeout + 2*Interval and >= Canary + Timeout: what is
+//     known of writes lives until the next one has ended, and through one lost
+//     datagram.
+//   - WriteStall >= 2*WriteTimeout: a write is late before it hangs.
+//   - Starved >= 2*Timeout: acknowledgements that a pause of an acker delays
+//     are not missing.
 //   - Gossip.ProbeInterval >= 2.2*Gossip.ProbeTimeout: see ProbeTimeout.
 func (w Windows) Validate() error {
 	var faults []error
@@ -113,6 +139,10 @@ func (w Windows) Validate() error {
 		{"hint", w.Hint, time.Millisecond},
 		{"settle", w.Settle, 0},
 		{"freshness", w.Freshness, 50 * time.Millisecond},
+		{"canary", w.Canary, 50 * time.Millisecond},
+		{"write_timeout", w.WriteTimeout, 10 * time.Millisecond},
+		{"write_stall", w.WriteStall, 100 * time.Millisecond},
+		{"starved", w.Starved, 10 * time.Millisecond},
 		{"rejoin", w.Rejoin, 100 * time.Millisecond},
 		{"gossip.probe_interval", w.Gossip.ProbeInterval, 20 * time.Millisecond},
 		{"gossip.probe_timeout", w.Gossip.ProbeTimeout, 5 * time.Millisecond},
@@ -131,33 +161,13 @@ func (w Windows) Validate() error {
 		w.Freshness, 2*w.Interval+w.Timeout)
 	fault(w.Freshness < 2*w.Timeout, "freshness (%v) is under 2*timeout (%v)", w.Freshness, 2*w.Timeout)
 	fault(w.Settle > w.Freshness/2, "settle (%v) is above half of freshness (%v)", w.Settle, w.Freshness)
+	fault(w.Freshness < w.WriteTimeout+2*w.Interval, "freshness (%v) is under write_timeout + 2*interval (%v)",
+		w.Freshness, w.WriteTimeout+2*w.Interval)
+	fault(w.Freshness < w.Canary+w.Timeout, "freshness (%v) is under canary + timeout (%v)", w.Freshness, w.Canary+w.Timeout)
+	fault(w.WriteStall < 2*w.WriteTimeout, "write_stall (%v) is under 2*write_timeout (%v)", w.WriteStall, 2*w.WriteTimeout)
+	fault(w.Starved < 2*w.Timeout, "starved (%v) is under 2*timeout (%v)", w.Starved, 2*w.Timeout)
 	fault(w.Gossip.ProbeInterval < w.Gossip.ProbeTimeout*22/10,
 		"gossip.probe_interval (%v) is under 2.2*gossip.probe_timeout (%v)",
 		w.Gossip.ProbeInterval, w.Gossip.ProbeTimeout*22/10)
 	return errors.Join(faults...)
-}
-
-// SilentHost returns within which time of its last answer a silent host is
-// declared failed, when no datagram about it is lost.
-func (w Windows) SilentHost() (least, most time.Duration) {
-	least = max(time.Duration(w.Misses)*w.Timeout, w.Settle)
-	return least, least + w.Interval + w.Gossip.Interval
-}
-
-// Explain says in lines for a person what the windows come to.
-func (w Windows) Explain() []string {
-	least, most := w.SilentHost()
-	return []string{
-		fmt.Sprintf("a silent or frozen host is declared after %v-%v because the next probe begins within %v, "+
-			"%d probes in a row must go unanswered for %v each, and the others' reports take up to %v",
-			least, most, w.Interval, w.Misses, w.Timeout, w.Gossip.Interval),
-		fmt.Sprintf("a killed server whose agent lives is declared within about %v because the agent sees the process exit "+
-			"and one other member's probe confirms it by being refused, broken, or unanswered for %v",
-			w.Hint+10*time.Millisecond, w.Hint),
-		fmt.Sprintf("a server that refuses connections while its agent is silent is declared after %v-%v because "+
-			"the next probe begins within %v and the refusal must last %v",
-			w.Settle, w.Settle+w.Interval+w.Gossip.Interval, w.Interval, w.Settle),
-		fmt.Sprintf("evidence older than %v counts as none, so up to %d datagrams of an observer may be lost in a row",
-			w.Freshness, max(0, int((w.Freshness-w.Timeout)/w.Interval)-1)),
-	}
 }

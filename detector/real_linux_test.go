@@ -61,7 +61,7 @@ func classifyTCP(err error) Kind {
 	case errors.Is(err, syscall.ECONNREFUSED):
 		return Refused
 	case errors.Is(err, os.ErrDeadlineExceeded), errors.Is(err, context.DeadlineExceeded):
-		return QueryTimedOut
+		return Frozen
 	default:
 		return Erring
 	}
@@ -114,7 +114,7 @@ func TestRealServerKilledAndFrozen(t *testing.T) {
 
 		require.NoError(t, cmd.Process.Signal(syscall.SIGSTOP))
 		frozen := verdict(1, topology.Failed, 5*time.Second)
-		require.Equal(t, QueryTimedOut, dets[1].Judgement("n1").Cause)
+		require.Equal(t, Frozen, dets[1].Judgement("n1").Cause)
 		require.NoError(t, cmd.Process.Signal(syscall.SIGCONT))
 		thawed := verdict(1, topology.Healthy, 5*time.Second)
 		for i := range dets {

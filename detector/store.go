@@ -128,6 +128,11 @@ func (s *store) about(subject topology.NodeName, member bool) table {
 	return t
 }
 
+// all returns the evidence on a subject as an instance and as a member.
+func (s *store) all(subject topology.NodeName) table {
+	return append(s.about(subject, false), s.about(subject, true)...)
+}
+
 // heard is how long ago a member sent the newest message we have; negative:
 // never.
 func (s *store) heard(member topology.NodeName, now time.Time) time.Duration {

@@ -15,7 +15,7 @@ func (d *Detector) judgement(m matter, now time.Time) Judgement {
 	if m.member {
 		return judgeMember(now, d.w, d.registered, m.name, d.store.about(m.name, true), d.store.heard(m.name, now))
 	}
-	return judge(now, d.w, d.registered, m.name, d.store.about(m.name, false))
+	return judge(now, d.w, d.registered, m.name, d.store.all(m.name))
 }
 
 // weigh is judgement without the words.
@@ -23,11 +23,15 @@ func (d *Detector) weigh(m matter, now time.Time) Judgement {
 	if m.member {
 		return weighMember(now, d.w, d.registered, m.name, d.store.about(m.name, true), d.store.heard(m.name, now))
 	}
-	return weigh(now, d.w, d.registered, m.name, d.store.about(m.name, false))
+	return weigh(now, d.w, d.registered, m.name, d.store.all(m.name))
 }
 
 // judge renews one opinion and wakes the reader of Changes if it is another.
 func (d *Detector) judge(m matter, now time.Time) {
+	if m.member {
+		// What became of its agent is in the verdict on an instance.
+		defer d.judge(matter{name: m.name}, now)
+	}
 	if _, ok := d.subjects[m.name]; !m.member && !ok {
 		return
 	}

@@ -76,7 +76,7 @@ func fromWire(env envelope, it wireItem) (Evidence, bool) {
 		it.Age < 0, it.Age > limit, it.Since < 0, it.Since > limit,
 		it.LastGood < -1, it.LastGood > limit, it.Misses < 0:
 		return Evidence{}, false
-	case g == groupProcess && it.Subject != env.From:
+	case g.own() && it.Subject != env.From:
 		return Evidence{}, false
 	}
 	ev := Evidence{

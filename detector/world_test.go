@@ -30,9 +30,9 @@ func classifyTest(err error) Kind {
 	case errors.Is(err, errBroken):
 		return ConnectionBroken
 	case errors.Is(err, errConnect):
-		return ConnectTimedOut
+		return SilentHost
 	case errors.Is(err, errQuery):
-		return QueryTimedOut
+		return Frozen
 	default:
 		return Erring
 	}
@@ -84,6 +84,7 @@ type world struct {
 	net   *memnet
 	dets  []*Detector
 	views [][]*server // [observer][subject]
+	disk  *memDisk    // the first one's
 	stop  []context.CancelFunc
 	done  sync.WaitGroup
 }
@@ -95,7 +96,7 @@ func name(i int) topology.NodeName { return topology.NodeName(fmt.Sprintf("n%d",
 func addr(i int) string            { return fmt.Sprintf("10.0.0.%d:7946", i+1) }
 
 func newWorld(t *testing.T, members int) *world {
-	w := &world{t: t, net: newMemnet()}
+	w := &world{t: t, net: newMemnet(), disk: &memDisk{}}
 	var registered []topology.Member
 	for i := range members {
 		registered = append(registered, memberAt(i))
@@ -103,7 +104,11 @@ func newWorld(t *testing.T, members int) *world {
 	for i := range members {
 		cfg := DefaultConfig()
 		cfg.Self, cfg.Cluster, cfg.Key, cfg.Bind = name(i), "world", []byte("0123456789abcdef"), addr(i)
-		d, err := New(cfg, Deps{Log: zap.NewNop(), Classify: classifyTest, Transport: w.net.host(addr(i))})
+		deps := Deps{Log: zap.NewNop(), Classify: classifyTest, Transport: w.net.host(addr(i))}
+		if i == 0 {
+			deps.Disk = w.disk
+		}
+		d, err := New(cfg, deps)
 		require.NoError(t, err)
 		var subjects []Subject
 		var views []*server
@@ -192,4 +197,9 @@ func inWorld(t *testing.T, members int, test func(t *testing.T, w *world)) {
 		}
 		test(t, w)
 	})
+}
+
+// inWorldWith is inWorld for a test of the first one's disk.
+func inWorldWith(t *testing.T, members int, test func(t *testing.T, w *world, disk *memDisk)) {
+	inWorld(t, members, func(t *testing.T, w *world) { test(t, w, w.disk) })
 }

@@ -21,15 +21,20 @@ func causeWords(cause string) (means, look string) {
 	case "connection_broken":
 		return "connections to the server are cut as soon as they are made",
 			"the server's error log, and what is between the hosts"
-	case "connect_timed_out", "silent_host":
+	case "silent_host":
 		return "its host does not answer at all: it is off, or the network to it is cut",
 			"the host's console, and the network between the members"
-	case "query_timed_out", "frozen":
+	case "frozen":
 		return "the server accepts connections and does not answer on them: it is frozen, or its host has no time for it",
 			"the state of the process (T or D in `ps`), the host's load and its disks"
 	case "write_stalled":
 		return "the server answers reads, and a write that has to be durable does not come back",
 			"its data disk (`iostat -x`), and what holds a global lock (`SHOW PROCESSLIST`)"
+	case "write_refused":
+		return "the server answers reads, and says of a write that its disk takes nothing", "`df` and `dmesg` on that host"
+	case "cut_off":
+		return "the server answers the agent beside it and nobody else: no client elsewhere reaches it, and no replica can acknowledge",
+			"the network to its MySQL ports: a firewall, a route, an interface"
 	case "disk_full":
 		return "the server has no room left on its disk and cannot write", "`df` on that host; binary logs are what may go first"
 	case "disk_read_only":

@@ -103,7 +103,9 @@ func decideOperation(v View, p Policy) (kind election.Kind, cause string, run bo
 		// An unfinished operation is finished also while paused or flapping:
 		// neither ever leaves the cluster without a primary.
 		return election.Failover, v.Primary.Explanation, true
-	case unfinished(s) && answers:
+	case unfinished(s) && answers && !(failed && may):
+		// One that answers and is failed all the same (its disk is full, or only
+		// its own agent reaches it) cannot be resumed.
 		return election.Resume, unfinishedCause(s), true
 	case answers && !primary.Instance.Writable() && s.Primary.Phase == election.Open:
 		if s.Paused != nil && primary.Certified {

@@ -134,6 +134,8 @@ func TestDecideOperation(t *testing.T) {
 			change: []func(*View){inOperation(election.Failover, stepPromote), failed, mysqldGone("n1"), func(v *View) { v.State.Primary.Phase, v.State.Primary.Epoch = election.Promoting, 6 }},
 			want:   election.Failover,
 		},
+		{name: "claimed and left, primary answers and is failed: its disk is full", change: []func(*View){inOperation(election.Failover, stepRevoke), failed}, want: election.Failover},
+		{name: "the same, while paused", change: []func(*View){inOperation(election.Failover, stepRevoke), failed, pausedByOperator}, want: election.Resume},
 		{name: "freed without a primary", change: []func(*View){func(v *View) { v.State.Epoch = 6 }}, want: election.Resume, cause: "an operation of epoch 6 ended without a primary"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -174,6 +174,7 @@ func (a *agent) buildDetector(context.Context) error {
 	deps := detector.Deps{Log: a.log, Classify: classify}
 	if a.instance != nil {
 		deps.FindProcess = a.findProcess
+		deps.Disk = detector.NewDisk(a.findFolders)
 	}
 	d, err := detector.New(c, deps)
 	if err != nil {

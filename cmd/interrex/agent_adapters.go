@@ -61,50 +61,6 @@ func whyNot(v detector.Vote) string {
 	return "it says that it lives, and nothing else"
 }
 
-// classify tells the detector what a probe's error means.
-func classify(err error) detector.Kind {
-	switch dbrepl.Classify(err) {
-	case dbrepl.Refused:
-		return detector.Refused
-	case dbrepl.Broken:
-		return detector.ConnectionBroken
-	case dbrepl.ConnectTimedOut:
-		return detector.ConnectTimedOut
-	case dbrepl.QueryTimedOut:
-		return detector.QueryTimedOut
-	case dbrepl.TooManyConnections:
-		return detector.Saturated
-	default:
-		return detector.Erring
-	}
-}
-
-// instanceProber is one instance as the detector looks at it, on a connection
-// of its own.
-type instanceProber struct {
-	inst *dbrepl.Instance
-	// source names the member that a replication source's address belongs to.
-	source func(host string, port int) topology.NodeName
-}
-
-// Probe implements detector.Prober.
-func (p instanceProber) Probe(ctx context.Context) (detector.Reading, error) {
-	g, err := p.inst.Glance(ctx)
-	if err != nil {
-		return detector.Reading{}, err
-	}
-	r := detector.Reading{Closed: g.SuperReadOnly}
-	if g.SourceHost != "" {
-		r.Receiver = &detector.Receiver{
-			Source: p.source(g.SourceHost, g.SourcePort),
-			// A receiver that was stopped by order is OFF; one that lost its
-			// source tries to connect.
-			Lost: g.ReceiverState == "CONNECTING", Detail: g.ReceiverError,
-		}
-	}
-	return r, nil
-}
-
 // subjects keeps the detector's subjects as the registered members are.
 type subjects struct {
 	a      *agent
@@ -145,6 +101,7 @@ func (s *subjects) set(members []topology.Member) error {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	windows := s.a.detector.Windows()
+	limit := accountConfig(s.a.cfg, s.a.secrets).NetTimeout
 	var list []detector.Subject
 	for _, m := range members {
 		// Without an account of its own (an arbiter) a member cannot look at
@@ -169,9 +126,11 @@ func (s *subjects) set(members []topology.Member) error {
 			have = subject{address: m.MySQL, inst: inst}
 			s.probed[m.Name] = have
 		}
+		local := m.Name == s.a.self.Name
 		list = append(list, detector.Subject{
-			Name: m.Name, Address: m.MySQL, Local: m.Name == s.a.self.Name,
-			Prober: instanceProber{inst: have.inst, source: s.a.nodeAt},
+			Name: m.Name, Address: m.MySQL, Local: local,
+			Prober: instanceProber{inst: have.inst, source: s.a.nodeAt, limit: limit, local: local},
+			Writer: instanceWriter{inst: have.inst, observer: s.a.self.Name},
 		})
 	}
 	s.a.detector.SetRegistered(members)
@@ -218,6 +177,13 @@ func (a *agent) findProcess() (int, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), connectPatience)
 	defer cancel()
 	return a.instance.PID(ctx)
+}
+
+// findFolders are where the local server writes.
+func (a *agent) findFolders() ([]string, error) {
+	ctx, cancel := context.WithTimeout(context.Background(), connectPatience)
+	defer cancel()
+	return a.instance.Folders(ctx)
 }
 
 // backend is what the API shows of the agent.

@@ -284,6 +284,7 @@ func detectorConfig(cfg config.Config, s secrets) detector.Config {
 			d := cfg.Detection
 			w.Interval, w.Timeout, w.Misses, w.Freshness = d.ProbeInterval, d.QueryTimeout, d.Misses, d.Freshness
 			w.Hint, w.Settle = d.Hint, d.Settle
+			w.Canary, w.WriteTimeout, w.WriteStall, w.Starved = d.CanaryInterval, d.WriteTimeout, d.WriteStall, d.StarvedAfter
 			w.Gossip.ProbeInterval, w.Gossip.ProbeTimeout = d.GossipProbeInterval, d.GossipProbeTimeout
 			c.Windows = w
 		}

@@ -17,7 +17,7 @@ func newConfigCommand() *cobra.Command {
 		Short: "Write, check and explain the agent's configuration file",
 		Args:  cobra.NoArgs,
 	}
-	command.AddCommand(newConfigExampleCommand(), newConfigCheckCommand(), newConfigReferenceCommand())
+	command.AddCommand(newConfigExampleCommand(), newConfigCheckCommand(), newConfigExplainCommand(), newConfigReferenceCommand())
 	return command
 }
 
@@ -65,6 +65,43 @@ Exits with 0 if an agent would start with the file, otherwise with 1.`,
 			}
 			fmt.Fprintf(command.OutOrStdout(), "%s: valid for member %s of cluster %s, %s\n",
 				args[0], cfg.Node.Name, cfg.Cluster.Name, count(len(warnings), "warning"))
+			return nil
+		},
+	}
+}
+
+func newConfigExplainCommand() *cobra.Command {
+	return &cobra.Command{
+		Use:   "explain [FILE]",
+		Short: "Tell after what time each kind of failure is declared, and why",
+		Long: `Prints what the detection windows of a configuration file come to, or those of
+the default profile without one: within which time each kind of failure is
+declared, and by which settings. The same arithmetic is checked when the agent
+starts, and by interrex config check. Times are computed, not measured:
+interrex drill measures.`,
+		Example: "  interrex config explain /etc/interrex/agent.yaml",
+		Args:    cobra.MaximumNArgs(1),
+		RunE: func(command *cobra.Command, args []string) error {
+			cfg := config.Defaults()
+			if len(args) == 1 {
+				var err error
+				if cfg, err = config.Load(args[0]); err != nil {
+					return err
+				}
+			}
+			windows, err := detectorConfig(cfg, secrets{}).EffectiveWindows()
+			if err == nil {
+				err = windows.Validate()
+			}
+			if err != nil {
+				return fmt.Errorf("explain detection: %w", err)
+			}
+			receivers := accountConfig(cfg, secrets{})
+			fmt.Fprintf(command.OutOrStdout(), "profile %s\n", cfg.Detection.Profile)
+			for _, line := range append(windows.Explain(), fmt.Sprintf("a replica has lost its source after %v without a sign of it; "+
+				"idle sources give one every %v (replica_net_timeout, SOURCE_HEARTBEAT_PERIOD)", receivers.NetTimeout, receivers.HeartbeatPeriod)) {
+				fmt.Fprintf(command.OutOrStdout(), "- %s\n", line)
+			}
 			return nil
 		},
 	}

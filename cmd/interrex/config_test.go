@@ -59,3 +59,13 @@ func TestConfigReferenceIsMarkdown(t *testing.T) {
 	require.NoError(t, err)
 	require.Contains(t, stdout, "# Configuration\n")
 }
+
+func TestConfigExplainTellsTheArithmetic(t *testing.T) {
+	stdout, _, err := runConfig(t, "explain")
+	require.NoError(t, err)
+	require.Contains(t, stdout, "profile lan\n")
+	require.Contains(t, stdout, "a silent or frozen host is declared after 500ms-650ms because the next probe begins within 100ms")
+	require.Contains(t, stdout, "a replica has lost its source after 2s")
+	_, _, err = runConfig(t, "explain", filepath.Join(t.TempDir(), "none.yaml"))
+	require.ErrorIs(t, err, os.ErrNotExist)
+}

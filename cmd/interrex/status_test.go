@@ -83,7 +83,7 @@ func sampleReport() api.Report {
 			Subject: "db1", Verdict: topology.Failed, Cause: "process_exited", Explanation: "2 of 3 are against it", LastGoodMS: 20, FirstBadMS: 13,
 			Votes: []api.Vote{
 				{Observer: "db2", Kind: "refused", AgeMS: 1.5, Against: true, Counts: api.CountsAgainst, Detail: "connection refused"},
-				{Observer: "db3", Kind: "query_timed_out", AgeMS: 250, Counts: api.CountsNot, Why: "it says of itself that it is slow"},
+				{Observer: "db3", Kind: "frozen", AgeMS: 250, Counts: api.CountsNot, Why: "it says of itself that it is slow"},
 				{Observer: "arb", Kind: "alive", AgeMS: 95, Counts: api.CountsFor},
 			},
 		},

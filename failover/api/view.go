@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"fmt"
 	"slices"
+	"strings"
 	"time"
 
 	"interrex/dbrepl"
@@ -260,6 +261,10 @@ func newMember(v failover.View, m topology.Member, judged judge) Member {
 	}
 	out.Role = chooseRole(v, m, n, answers)
 	out.Verdict = memberVerdict(v, out, judged)
+	if j, ok := judged(m.Name); ok && out.Error == "" && strings.HasPrefix(j.Cause, "disk_") {
+		// Its server answers everything meanwhile.
+		out.Error = fmt.Sprintf("its disk takes no writes (%s)", j.Cause)
+	}
 	return out
 }
 

@@ -116,6 +116,19 @@ func TestStatusWord(t *testing.T) {
 	}
 }
 
+// A replica whose disk is full answers everything.
+func TestDiskOfAReplica(t *testing.T) {
+	v := clusterView("n1")
+	got := newCluster(began, "c", v, nil, func(name topology.NodeName) (failover.Judgement, bool) {
+		if name == "n2" {
+			return failover.Judgement{Verdict: topology.Suspect, Cause: "disk_full"}, true
+		}
+		return nobody(name)
+	})
+	require.Equal(t, StatusDegraded, got.Status)
+	require.Contains(t, got.Reasons, "n2: its disk takes no writes (disk_full)")
+}
+
 func nobody(topology.NodeName) (failover.Judgement, bool) { return failover.Judgement{}, false }
 
 func TestRoles(t *testing.T) {

@@ -256,6 +256,10 @@ func checkWindows(cfg *Config, d *decoder) {
 	atLeast("query_timeout", w.QueryTimeout, w.ProbeInterval/2, "less than half of probe_interval: answers would not be waited for")
 	atLeast("freshness", w.Freshness, max(2*w.ProbeInterval, w.QueryTimeout)+w.QueryTimeout,
 		"less than twice probe_interval plus query_timeout, or twice query_timeout: evidence would lapse when a packet is lost")
+	atLeast("freshness", w.Freshness, max(w.WriteTimeout+2*w.ProbeInterval, w.CanaryInterval+w.QueryTimeout),
+		"less than write_timeout plus twice probe_interval, or than canary_interval plus query_timeout: what is known of writes would lapse between two of them")
+	atLeast("write_stall", w.WriteStall, 2*w.WriteTimeout, "less than twice write_timeout: a late write would be a hanging one")
+	atLeast("starved_after", w.StarvedAfter, 2*w.QueryTimeout, "less than twice query_timeout: the pause of a replica would starve the primary")
 	atLeast("gossip_probe_interval", w.GossipProbeInterval, w.GossipProbeTimeout*22/10, "less than 2.2 times gossip_probe_timeout: members would take themselves for slow")
 	if w.Hint >= w.QueryTimeout {
 		d.fault("detection.hint", fmt.Sprintf("%s is not less than query_timeout (%s)", durationText(w.Hint), durationText(w.QueryTimeout)), "set it to a tenth of query_timeout")

@@ -102,6 +102,24 @@ type Detection struct {
 	// plus query_timeout, and twice query_timeout. Less makes observers silent
 	// when packets are lost; more lets votes of silent ones live on.
 	Freshness time.Duration `yaml:"freshness" only:"profile=custom" default:"1s" min:"50ms" max:"5m"`
+	// How often a primary's own agent tries in quiet times whether the server
+	// and its disk take a small write (wan: 2s); with query_timeout at most
+	// freshness. Less notices a disk that stalls sooner and costs two flushes
+	// each time.
+	CanaryInterval time.Duration `yaml:"canary_interval" only:"profile=custom" default:"500ms" min:"50ms" max:"1m"`
+	// How long such a write may take, by any member (wan: 2s); with twice
+	// probe_interval at most freshness. Less notices sooner; too little mistakes the hiccup of a
+	// disk for its end.
+	WriteTimeout time.Duration `yaml:"write_timeout" only:"profile=custom" default:"600ms" min:"10ms" max:"1m"`
+	// How long the writes of a majority must hang while the disk is well,
+	// before they count (wan: 15s); at least twice write_timeout. Less fails
+	// over sooner from a server that answers and does not write; too little
+	// mistakes a large transaction for that.
+	WriteStall time.Duration `yaml:"write_stall" only:"profile=custom" default:"5s" min:"100ms" max:"10m"`
+	// After what time without a single acknowledgement a primary whose commits
+	// wait counts as starved (wan: 4s); at least twice query_timeout. Replicas
+	// give a source up that they have not heard for twice as long.
+	StarvedAfter time.Duration `yaml:"starved_after" only:"profile=custom" default:"1s" min:"10ms" max:"5m"`
 	// How often gossip asks a member whether it lives (wan: 1500ms). Less
 	// notices a silent member sooner and costs CPU.
 	GossipProbeInterval time.Duration `yaml:"gossip_probe_interval" only:"profile=custom" default:"200ms" min:"20ms" max:"1m"`
@@ -120,6 +138,10 @@ func wanWindows() Detection {
 		Hint:                250 * time.Millisecond,
 		Settle:              time.Second,
 		Freshness:           6 * time.Second,
+		CanaryInterval:      2 * time.Second,
+		WriteTimeout:        2 * time.Second,
+		WriteStall:          15 * time.Second,
+		StarvedAfter:        4 * time.Second,
 		GossipProbeInterval: 1500 * time.Millisecond,
 		GossipProbeTimeout:  600 * time.Millisecond,
 	}

@@ -1,0 +1,96 @@
+package main
+
+import (
+	"context"
+	"time"
+
+	"interrex/dbrepl"
+	"interrex/detector"
+	"interrex/internal/topology"
+)
+
+// classify tells the detector what a probe's error means.
+func classify(err error) detector.Kind {
+	switch dbrepl.Classify(err) {
+	case dbrepl.Refused:
+		return detector.Refused
+	case dbrepl.Broken:
+		return detector.ConnectionBroken
+	case dbrepl.ConnectTimedOut:
+		return detector.SilentHost
+	case dbrepl.QueryTimedOut:
+		return detector.Frozen
+	case dbrepl.TooManyConnections:
+		return detector.Saturated
+	default:
+		return detector.Erring
+	}
+}
+
+// instanceProber is one instance as the detector looks at it, on a connection
+// of its own.
+type instanceProber struct {
+	inst *dbrepl.Instance
+	// source names the member that a replication source's address belongs to.
+	source func(host string, port int) topology.NodeName
+	// limit is after how long without a heartbeat a source is lost.
+	limit time.Duration
+	// local: it is this member's own; its load is looked at too.
+	local bool
+}
+
+// Probe implements detector.Prober.
+func (p instanceProber) Probe(ctx context.Context) (detector.Reading, error) {
+	glance := p.inst.Glance
+	if p.local {
+		glance = p.inst.GlanceAtLoad
+	}
+	g, err := glance(ctx)
+	if err != nil {
+		return detector.Reading{}, err
+	}
+	r := detector.Reading{Closed: g.SuperReadOnly, Saturated: g.Saturated}
+	if g.Armed {
+		r.Acks = &detector.Acks{Waiting: g.Waiting, Acknowledged: g.Acknowledged}
+	}
+	if g.SourceHost != "" {
+		r.Receiver = receiverOf(g, p.limit)
+		r.Receiver.Source = p.source(g.SourceHost, g.SourcePort)
+	}
+	return r, nil
+}
+
+// receiverOf is a replica's word on its source. A receiver that was stopped by
+// order is OFF; one that lost its source tries to connect, once it has noticed.
+// The heartbeats tell earlier or, where the server's own limit is another than
+// ours, at all.
+func receiverOf(g dbrepl.Glance, limit time.Duration) *detector.Receiver {
+	r := &detector.Receiver{Lost: g.ReceiverState == "CONNECTING", Detail: g.ReceiverError}
+	if g.ReceiverState == "ON" && g.SourceSeen > limit {
+		r.Lost, r.Detail = true, "no heartbeat for "+g.SourceSeen.Round(time.Millisecond).String()
+	}
+	return r
+}
+
+// instanceWriter tries the writes of one instance for this member.
+type instanceWriter struct {
+	inst     *dbrepl.Instance
+	observer topology.NodeName
+}
+
+// TryWrite implements detector.Writer.
+func (w instanceWriter) TryWrite(ctx context.Context, grow bool) (detector.Kind, string) {
+	outcome, detail := w.inst.TryWrite(ctx, string(w.observer), grow)
+	switch outcome {
+	case dbrepl.Written:
+		return detector.Writes, detail
+	case dbrepl.WriteStalled:
+		return detector.WriteStalled, detail
+	case dbrepl.WriteRefused:
+		return detector.WriteRefused, detail
+	case dbrepl.LogBusy:
+		return detector.LogBusy, detail
+	default:
+		return "", detail
+	}
+}

@@ -1,0 +1,135 @@
+package detector
+
+import (
+	"testing"
+	"time"
+
+	"github.com/stretchr/testify/require"
+
+	"interrex/internal/topology"
+)
+
+// What answers and does not work, and what works and does not answer everybody.
+func TestJudgeGreyFailures(t *testing.T) {
+	five := []topology.NodeName{"n1", "n2", "n3", "n4", "n5"}
+	// answering is an instance that all three members get answers from.
+	answering := func(more ...*evb) []*evb {
+		return append([]*evb{says("n1", Alive), says("n2", Alive), says("n3", Alive)}, more...)
+	}
+	// unreached is one that only its own agent gets answers from.
+	unreached := func(more ...*evb) []*evb {
+		return append([]*evb{says("n1", Alive), says("n2", SilentHost), says("n3", SilentHost)}, more...)
+	}
+	cases := []struct {
+		name       string
+		registered []topology.NodeName
+		evidence   []*evb
+		want       topology.Verdict
+		cause      Kind
+		says       string
+	}{
+		{"its own agent finds the disk full, alone", three, answering(says("n1", DiskFull)), topology.Suspect, DiskFull, "found its disk full"},
+		{"full disk, another member's write is refused", three, answering(says("n1", DiskFull), says("n2", WriteRefused)), topology.Failed, DiskFull, "n2 was refused a durable write to it"},
+		{"full disk, the refusal has not lasted", three, answering(says("n1", DiskFull), says("n2", WriteRefused).since(50*ms)), topology.Suspect, DiskFull, "not lasted long enough"},
+		{"full disk, another member's write hangs", three, answering(says("n1", DiskFull), says("n2", WriteStalled).since(0)), topology.Failed, DiskFull, ""},
+		{"full disk, the binary log is stuck", three, answering(says("n1", DiskFull), says("n3", LogBusy).since(0)), topology.Failed, DiskFull, "writer of its binary log stuck"},
+		{"full disk, the others' writes are done", three, answering(says("n1", DiskFull), says("n2", Writes), says("n3", Writes)), topology.Suspect, DiskFull, "1 more missing"},
+		{"full disk, but its agent says that it is slow", three, answering(says("n1", DiskFull).slow(), says("n2", WriteStalled).since(400*ms)), topology.Suspect, WriteStalled, ""},
+		{"another's word on the disk is none", three, answering(says("n2", DiskFull), says("n3", WriteStalled).since(400*ms)), topology.Suspect, WriteStalled, ""},
+		{"five: a full disk takes two more", five, answering(says("n4", Alive), says("n5", Alive), says("n1", DiskFull), says("n2", WriteRefused)), topology.Suspect, DiskFull, "2 of 5"},
+		{"five: and has them", five, answering(says("n4", Alive), says("n5", Alive), says("n1", DiskFull), says("n2", WriteRefused), says("n5", LogBusy)), topology.Failed, DiskFull, "3 of 5"},
+		{"read-only disk", three, answering(says("n1", DiskReadOnly), says("n3", WriteRefused)), topology.Failed, DiskReadOnly, "refused writes"},
+		{"stalled disk", three, answering(says("n1", DiskStalled), says("n3", WriteStalled).since(400*ms)), topology.Failed, DiskStalled, "completed no writes"},
+		{"stalled disk, the others' writes are done", three, answering(says("n1", DiskStalled), says("n2", Writes), says("n3", Writes)), topology.Suspect, DiskStalled, ""},
+		{"no agent sees the disk, the server says that it is full", three, answering(says("n2", WriteRefused), says("n3", WriteRefused)), topology.Failed, WriteRefused, ""},
+		{"writes hang, the disk is well: not yet", three, answering(says("n1", DiskWell), says("n2", WriteStalled).since(4*time.Second), says("n3", WriteStalled).since(4*time.Second)), topology.Suspect, WriteStalled, "not lasted long enough"},
+		{"writes hang, the disk is well: a majority, for long", three, answering(says("n1", DiskWell), says("n2", WriteStalled).since(5*time.Second), says("n3", WriteStalled).since(5*time.Second)), topology.Failed, WriteStalled, "was waiting for a durable write"},
+		{"writes hang from elsewhere only", three, answering(says("n1", Writes), says("n2", WriteStalled).since(9*time.Second), says("n3", WriteStalled).since(9*time.Second)), topology.Suspect, WriteStalled, "contradicted by its own agent"},
+		{"a large transaction keeps the binary log busy", three, answering(says("n1", LogBusy).since(20*time.Second), says("n2", LogBusy).since(20*time.Second), says("n3", LogBusy)), topology.Healthy, Alive, ""},
+		{"starved is not dead", three, answering(says("n1", Starved)), topology.Suspect, Starved, "it is not dead: its ackers or the way to them are"},
+		{"starved, and one cannot reach it", three, []*evb{says("n1", Alive), says("n1", Starved), says("n2", SilentHost), says("n3", Alive)}, topology.Suspect, SilentHost, "1 more missing"},
+		{"only its own agent reaches it, and its commits starve", three, unreached(says("n1", Starved)), topology.Failed, CutOff, "no client elsewhere reaches it"},
+		{"only its own agent reaches it, which hears no majority", three, unreached(says("n1", Isolated).since(time.Second).slow()), topology.Failed, CutOff, "heard no majority"},
+		{"only its own agent reaches it, which has not heard the others for a moment", three, unreached(says("n1", Isolated)), topology.Suspect, SilentHost, "time-outs do not count"},
+		{"only its own agent reaches it, and all replicas have lost it", three, unreached(says("n2", ReceiverLost), says("n3", ReceiverLost)), topology.Failed, CutOff, "no replica can acknowledge"},
+		{"one replica still hears it", three, unreached(says("n2", ReceiverLost), says("n3", ReceiverOn)), topology.Suspect, SilentHost, "time-outs do not count"},
+		{"a replica has just lost it", three, unreached(says("n2", ReceiverLost).since(50*ms), says("n3", ReceiverLost)), topology.Suspect, SilentHost, "time-outs do not count"},
+		{"nobody knows of its receivers", three, unreached(), topology.Suspect, SilentHost, "time-outs do not count"},
+		{"what was said of receivers is stale", three, unreached(says("n2", ReceiverLost).age(1100*ms), says("n3", ReceiverLost).age(1100*ms)), topology.Suspect, SilentHost, ""},
+		{"its agent is slow, and its commits starve all the same", three, unreached(says("n1", Starved).slow()), topology.Failed, CutOff, ""},
+		{"its agent's last answer is old, and it is isolated", three, []*evb{says("n1", Alive).age(600 * ms), says("n1", Isolated).since(time.Second), says("n2", SilentHost), says("n3", SilentHost)}, topology.Failed, CutOff, ""},
+		{"isolated, as itself sees it", three, []*evb{says("n1", Alive), says("n1", Isolated)}, topology.Suspect, Isolated, "heard no majority of the members"},
+		{"restarted in place", three, answering(says("n1", Restarted)), topology.Healthy, Restarted, "saw its process come back"},
+		{"restarted long ago", three, answering(says("n1", Restarted).since(31 * time.Second)), topology.Healthy, Alive, ""},
+	}
+	for _, c := range cases {
+		t.Run(c.name, func(t *testing.T) {
+			now := time.Now()
+			j := judge(now, lanWindows(t), c.registered, "n1", at(now, c.evidence...))
+			require.Equal(t, c.want, j.Verdict, j.Explanation)
+			require.Equal(t, c.cause, j.Cause, j.Explanation)
+			require.Contains(t, j.Explanation, c.says)
+		})
+	}
+}
+
+// What answers all the time did not work all the time.
+func TestJudgeLastGoodOfWhatAnswers(t *testing.T) {
+	now, w := time.Now(), lanWindows(t)
+	alive := func(n topology.NodeName) *evb { return says(n, Alive).good(20 * ms) }
+	j := judge(now, w, three, "n1", at(now, alive("n1"), alive("n2"), alive("n3"), says("n1", DiskFull).good(700*ms), says("n2", WriteRefused)))
+	require.Equal(t, 700*ms, j.LastGood, "when its disk was last well")
+	j = judge(now, w, three, "n1", at(now, alive("n1"), alive("n2"), alive("n3"), says("n2", WriteStalled).since(6*time.Second), says("n3", WriteStalled).since(5*time.Second)))
+	require.Equal(t, 6*time.Second, j.LastGood, "nobody has seen it write: when it was first seen not to")
+	j = judge(now, w, three, "n1", at(now, alive("n1"), says("n1", Starved), says("n2", SilentHost).good(900*ms), says("n3", SilentHost).good(800*ms)))
+	require.Equal(t, 800*ms, j.LastGood, "when somebody else last had an answer")
+}
+
+// A hanging write is judged again when it has hung for long enough.
+func TestJudgeRipens(t *testing.T) {
+	now, w := time.Now(), lanWindows(t)
+	w.Freshness = 10 * time.Second
+	j := judge(now, w, three, "n1", table{{says("n2", WriteStalled).since(3 * time.Second).Evidence, now}})
+	require.Equal(t, 2*time.Second, j.next)
+}
+
+func TestStarvation(t *testing.T) {
+	var s starvation
+	after := func(d time.Duration) time.Time { return time.Unix(0, 0).Add(d) }
+	require.Zero(t, s.look(after(0), nil))
+	require.Zero(t, s.look(after(1), &Acks{Acknowledged: 5}))
+	require.Equal(t, after(2), s.look(after(2), &Acks{Waiting: 1, Acknowledged: 5}))
+	require.Equal(t, after(2), s.look(after(9), &Acks{Waiting: 3, Acknowledged: 5}), "none was acknowledged since")
+	require.Equal(t, after(10), s.look(after(10), &Acks{Waiting: 3, Acknowledged: 6}), "one was")
+	require.Zero(t, s.look(after(11), &Acks{Acknowledged: 9}))
+	require.Equal(t, after(12), s.look(after(12), &Acks{Waiting: 1, Acknowledged: 9}))
+	require.Zero(t, s.look(after(13), nil), "closed, or disarmed")
+}
+
+func TestDiskWatch(t *testing.T) {
+	w := lanWindows(t)
+	start := time.Unix(0, 0)
+	for _, c := range []struct {
+		name     string
+		progress func(time.Duration) (uint64, bool)
+		want     time.Duration
+	}{
+		{"the device does nothing", func(time.Duration) (uint64, bool) { return 7, true }, w.WriteTimeout},
+		{"nothing is known of the device", func(time.Duration) (uint64, bool) { return 0, false }, w.WriteTimeout},
+		{"the device stops after a while", func(d time.Duration) (uint64, bool) { return uint64(min(d, time.Second)) + 7, true }, time.Second + w.WriteTimeout},
+		{"the device is busy with other things", func(d time.Duration) (uint64, bool) { return uint64(d) + 7, true }, w.WriteStall},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			k := diskWatch{began: start, completed: 7, moved: start}
+			for d := time.Duration(0); ; d += 10 * ms {
+				n, known := c.progress(d)
+				if kind, bad := k.judge(start.Add(d), w, n, known); bad {
+					require.Equal(t, DiskStalled, kind)
+					require.InDelta(t, c.want, d, float64(10*ms))
+					return
+				}
+				require.Less(t, d, time.Minute)
+			}
+		})
+	}
+}
