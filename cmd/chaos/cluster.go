@@ -19,9 +19,9 @@ import (
 	"time"
 
 	"github.com/go-sql-driver/mysql"
-	"golang.org/x/sys/unix"
 
 	"interrex/failover/api"
+	"interrex/internal/faultdisk"
 	"interrex/internal/nethost"
 	"interrex/internal/sandbox"
 )
@@ -33,14 +33,15 @@ type cluster struct {
 	network *nethost.Network // nil without hosts
 	http    *http.Client
 	token   string
+	disks   map[string]*faultdisk.Disk // by node
 }
 
 // node is one server with its agent.
 type node struct {
 	sandbox.Node
-	host *nethost.Host // nil without hosts
-	disk *disk         // nil without one of its own
-	root *sql.DB       // on its socket
+	host *nethost.Host   // nil without hosts
+	disk *faultdisk.Disk // nil without one of its own
+	root *sql.DB         // on its socket
 }
 
 // startCluster brings up a cluster in a folder: on hosts of their own if there
@@ -65,6 +66,18 @@ func startCluster(ctx context.Context, program, dir string, network *nethost.Net
 	return c, nil
 }
 
+// diskSize is what a server's disk may hold.
+const diskSize = 3 << 30
+
+// tryDisk says why there can be no disks of their own; nil if there can.
+func tryDisk(folder string) error {
+	d, err := faultdisk.Mount(filepath.Join(folder, "try"), 32<<20)
+	if err != nil {
+		return err
+	}
+	return d.Unmount()
+}
+
 // hostNames are the nodes'.
 var hostNames = [...]string{"db1", "db2", "db3"}
 
@@ -78,10 +91,13 @@ func (c *cluster) plan(ctx context.Context, dir string) error {
 	if err != nil {
 		return err
 	}
+	c.disks = map[string]*faultdisk.Disk{}
 	for _, n := range planned.Nodes {
-		if err := newDisk(n.Datadir()).mount(); err != nil {
+		disk, err := faultdisk.Mount(n.Datadir(), diskSize)
+		if err != nil && !errors.Is(err, faultdisk.ErrUnavailable) {
 			return err
 		}
+		c.disks[n.Name] = disk // nil where there are none: no kind of fault needs it then
 		if err := os.WriteFile(filepath.Join(n.Dir, skewFile), make([]byte, skewSize), 0o600); err != nil {
 			return fmt.Errorf("write clock of %s: %w", n.Name, err)
 		}
@@ -104,7 +120,7 @@ func (c *cluster) open(dir string) (err error) {
 	for i, n := range c.Nodes {
 		one := &node{Node: n}
 		if c.network != nil {
-			one.host, one.disk = c.network.Hosts()[i], newDisk(n.Datadir())
+			one.host, one.disk = c.network.Hosts()[i], c.disks[n.Name]
 		}
 		m := mysql.NewConfig()
 		m.Net, m.Addr, m.User = "unix", n.Socket, "root"
@@ -308,49 +324,4 @@ func etcdOf(n *node) (int, error) {
 		}
 	}
 	return 0, fmt.Errorf("%s runs no etcd", n.Name)
-}
-
-// disk is a file system of its own for a data directory. It is in memory and
-// takes no more of it than there is in it.
-type disk struct{ path string }
-
-func newDisk(path string) *disk { return &disk{path: path} }
-
-// diskSize is what a disk may hold.
-const diskSize = "size=3g"
-
-func (d *disk) mount() error {
-	if err := os.MkdirAll(d.path, 0o700); err != nil {
-		return fmt.Errorf("make folder of disk: %w", err)
-	}
-	if err := unix.Mount("chaos", d.path, "tmpfs", 0, diskSize+",mode=0700"); err != nil {
-		return fmt.Errorf("mount disk: %w", err)
-	}
-	return nil
-}
-
-// fill makes the disk as small as what is on it, so that it is full, but for a
-// few pages.
-func (d *disk) fill() error {
-	for range 20 {
-		var s unix.Statfs_t
-		if err := unix.Statfs(d.path, &s); err != nil {
-			return fmt.Errorf("look at disk: %w", err)
-		}
-		used := (s.Blocks - s.Bfree) * uint64(s.Bsize)
-		err := d.remount(fmt.Sprintf("size=%d", used+4*uint64(s.Bsize)))
-		if err == nil || !errors.Is(err, unix.EINVAL) { // it has grown meanwhile
-			return err
-		}
-	}
-	return errors.New("fill disk: it grows too fast")
-}
-
-func (d *disk) free() error { return d.remount(diskSize) }
-
-func (d *disk) remount(size string) error {
-	if err := unix.Mount("chaos", d.path, "tmpfs", unix.MS_REMOUNT, size); err != nil {
-		return fmt.Errorf("remount disk: %w", err)
-	}
-	return nil
 }

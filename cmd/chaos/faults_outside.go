@@ -221,11 +221,13 @@ func linkFlaps(ctx context.Context, r *round, n *node) (*strike, error) {
 	}}, nil
 }
 
-// diskFaults fill the disks of servers.
+// diskFaults fill the disks of servers, and keep them from writing.
 func diskFaults() []kind {
 	return []kind{
 		{name: "fill the disk of the primary's server", needs: disks, strike: on((*round).primary, fillDisk)},
 		{name: "fill the disk of a replica's server", needs: disks, strike: on((*round).replica, fillDisk)},
+		{name: "stall the disk of the primary's server", needs: disks, strike: on((*round).primary, stallDisk)},
+		{name: "stall the disk of a replica's server", needs: disks, strike: on((*round).replica, stallDisk)},
 	}
 }
 
@@ -234,7 +236,14 @@ func fillDisk(_ context.Context, r *round, n *node) (*strike, error) {
 		return nil, err
 	}
 	r.limit += diskRetry
-	return &strike{Detail: n.Name, heal: func(context.Context) error { return n.disk.free() }}, n.disk.fill()
+	return &strike{Detail: n.Name, heal: func(context.Context) error { return n.disk.Free() }}, n.disk.Fill()
+}
+
+func stallDisk(_ context.Context, r *round, n *node) (*strike, error) {
+	if err := r.take("disk", n); err != nil {
+		return nil, err
+	}
+	return &strike{Detail: n.Name, heal: func(context.Context) error { return n.disk.Resume() }}, n.disk.Stall()
 }
 
 // clockFaults set clocks an hour off, and right again.

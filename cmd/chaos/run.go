@@ -107,6 +107,9 @@ func (r *chaosRun) chooseKinds(ctx context.Context, network *nethost.Network, un
 	} else if err := cut.Heal(ctx); err != nil {
 		return err
 	}
+	if missing[disks] == nil {
+		missing[disks] = tryDisk(r.o.folder)
+	}
 	only, without := strings.Split(r.o.only, ","), strings.Split(r.o.without, ",")
 	for _, k := range kinds() {
 		if r.o.only != "" && !slices.Contains(only, k.name) || slices.Contains(without, k.name) {
@@ -119,7 +122,7 @@ func (r *chaosRun) chooseKinds(ctx context.Context, network *nethost.Network, un
 		r.kinds = append(r.kinds, k)
 	}
 	if len(r.report.LeftOut) > 0 {
-		fmt.Fprintf(r.out, "LEFT OUT: %d kinds of faults, all that need hosts of their own: %v\n", len(r.report.LeftOut), errors.Join(missing[hosts]))
+		fmt.Fprintf(r.out, "LEFT OUT: %d kinds of faults, all that need hosts or disks of their own: %v\n", len(r.report.LeftOut), errors.Join(missing[hosts], missing[disks]))
 	}
 	if len(r.kinds) == 0 {
 		return fmt.Errorf("no kind of fault is left to choose from (-only %q)", r.o.only)
