@@ -75,7 +75,7 @@ func closeWrites(t *testing.T, c *cluster) {
 	began = time.Now()
 	require.NoError(t, c.a.Follow(limited(t, patience), dbrepl.FollowSpec{Host: c.b.host, Port: c.b.port, Acker: true}))
 	t.Logf("the old primary follows after %v", time.Since(began))
-	_, err = c.b.WriteMarker(limited(t, patience), topology.Marker{Epoch: 2, Node: "b", At: time.Now()})
+	_, err = c.b.WriteMarker(limited(t, patience), topology.Marker{Epoch: 2, Node: "b", At: time.Now()}, 1)
 	require.NoError(t, err)
 	require.NoError(t, c.b.OpenWrites(limited(t, patience), 1))
 	require.NoError(t, c.b.Retire(limited(t, patience)))
@@ -156,7 +156,7 @@ func rejoin(t *testing.T, c *cluster, before gtid.Set) {
 	// b is the primary now; c follows it.
 	require.NoError(t, c.b.Arm(limited(t, patience), 1))
 	require.NoError(t, c.c.Follow(limited(t, patience), dbrepl.FollowSpec{Host: c.b.host, Port: c.b.port, Acker: true}))
-	_, err = c.b.WriteMarker(limited(t, patience), topology.Marker{Epoch: 2, Node: "b", At: time.Now()})
+	_, err = c.b.WriteMarker(limited(t, patience), topology.Marker{Epoch: 2, Node: "b", At: time.Now()}, 1)
 	require.NoError(t, err)
 	require.NoError(t, c.b.OpenWrites(limited(t, patience), 1))
 	require.NoError(t, c.b.Retire(limited(t, patience)))

@@ -191,7 +191,7 @@ func (c *cluster) establish(t *testing.T, k int) {
 		require.NoError(t, n.Follow(ctx, dbrepl.FollowSpec{Host: c.a.host, Port: c.a.port, Acker: true}))
 	}
 	require.NoError(t, c.a.Arm(ctx, k))
-	_, err := c.a.WriteMarker(ctx, topology.Marker{Epoch: 1, Node: "a", At: time.Now()})
+	_, err := c.a.WriteMarker(ctx, topology.Marker{Epoch: 1, Node: "a", At: time.Now()}, k)
 	require.NoError(t, err)
 	require.NoError(t, c.a.OpenWrites(ctx, k))
 	require.NoError(t, c.a.Retire(ctx))

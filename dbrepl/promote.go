@@ -34,6 +34,16 @@ func (i *Instance) Arm(ctx context.Context, k int) error {
 	return nil
 }
 
+// openStatement begins another statement that opens the server: it arms the
+// server as well (k > 0). Whoever armed it before may have been frozen while the
+// server was restarted, and a server starts disarmed.
+func openStatement(k int, opening string) (statement string, args []any) {
+	if k == 0 {
+		return "SET " + opening, nil
+	}
+	return armStatement + ", " + opening, []any{waitPoint, semiSyncTimeout, k}
+}
+
 // armStatement switches the role on last: it begins with all else in force.
 const armStatement = `SET GLOBAL rpl_semi_sync_source_wait_point = ?, GLOBAL rpl_semi_sync_source_timeout = ?,
 	GLOBAL rpl_semi_sync_source_wait_no_replica = ON, GLOBAL rpl_semi_sync_source_wait_for_replica_count = ?,
@@ -72,20 +82,22 @@ func (i *Instance) Degrade(ctx context.Context) error {
 
 // WriteMarker lets the receivers in that are to acknowledge it (LetIn), writes
 // the epoch's marker row while the instance is still closed for everybody else
-// (read_only stays ON, super_read_only goes OFF), and returns the executed set when it is acknowledged. When ctx ends first the
+// (read_only stays ON, super_read_only goes OFF), and returns the executed set
+// when k of them have acknowledged it (0: at once, see Degrade). When ctx ends first the
 // error is ErrOutcomeUnknown: the row is in the binary log and may be
 // acknowledged later; super_read_only stays OFF, as it could not be closed
 // behind a waiting commit. It may be repeated for the same epoch.
-func (i *Instance) WriteMarker(ctx context.Context, m topology.Marker, receivers ...string) (gtid.Set, error) {
-	executed, err := i.writeMarker(ctx, m, receivers)
+func (i *Instance) WriteMarker(ctx context.Context, m topology.Marker, k int, receivers ...string) (gtid.Set, error) {
+	executed, err := i.writeMarker(ctx, m, k, receivers)
 	if err != nil {
 		return gtid.Set{}, fmt.Errorf("write marker of epoch %d: %w", m.Epoch, err)
 	}
 	return executed, nil
 }
 
-func (i *Instance) writeMarker(ctx context.Context, m topology.Marker, receivers []string) (gtid.Set, error) {
-	if err := i.order(ctx, "SET GLOBAL super_read_only = OFF"); err != nil {
+func (i *Instance) writeMarker(ctx context.Context, m topology.Marker, k int, receivers []string) (gtid.Set, error) {
+	statement, args := openStatement(k, "GLOBAL super_read_only = OFF")
+	if err := i.order(ctx, statement, args...); err != nil {
 		return gtid.Set{}, err
 	}
 	// Where this hangs behind somebody's backup lock, those that are let in
@@ -122,16 +134,10 @@ func (i *Instance) Nudge(ctx context.Context, epoch topology.Epoch) error {
 }
 
 // OpenWrites lets clients write, each commit waiting for k replicas (0: for
-// none, see Degrade): read_only and super_read_only are OFF when it returns. It
-// arms the instance in the very statement that opens it: whoever armed it
-// before may have been frozen while the server was restarted, and a server
-// starts disarmed. The event scheduler is left as it is.
+// none, see Degrade): read_only and super_read_only are OFF when it returns. The
+// event scheduler is left as it is.
 func (i *Instance) OpenWrites(ctx context.Context, k int) error {
-	statement, args := "SET GLOBAL super_read_only = OFF, GLOBAL read_only = OFF", []any(nil)
-	if k > 0 {
-		statement = armStatement + ", GLOBAL super_read_only = OFF, GLOBAL read_only = OFF"
-		args = []any{waitPoint, semiSyncTimeout, k}
-	}
+	statement, args := openStatement(k, "GLOBAL super_read_only = OFF, GLOBAL read_only = OFF")
 	if err := i.order(ctx, statement, args...); err != nil {
 		return fmt.Errorf("open for writes: %w", err)
 	}

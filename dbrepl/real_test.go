@@ -246,8 +246,10 @@ func promote(t *testing.T, c *cluster) {
 	require.NoError(t, c.b.Arm(limited(t, patience), 1))
 	lap("arm")
 
+	// Whatever disarms it in between (a restart): what opens it arms it, I3.
+	require.NoError(t, c.b.Degrade(limited(t, patience)))
 	// No acker yet: the marker is not acknowledged and its outcome unknown.
-	_, err = c.b.WriteMarker(limited(t, 500*time.Millisecond), topology.Marker{Epoch: 2, Node: "b", At: time.Now()})
+	_, err = c.b.WriteMarker(limited(t, 500*time.Millisecond), topology.Marker{Epoch: 2, Node: "b", At: time.Now()}, 1)
 	require.ErrorIs(t, err, dbrepl.ErrOutcomeUnknown)
 	s := c.b.status(t)
 	t.Logf("after a marker given up: %+v", s)
@@ -256,11 +258,13 @@ func promote(t *testing.T, c *cluster) {
 	began = time.Now()
 	require.NoError(t, c.c.Follow(limited(t, patience), dbrepl.FollowSpec{Host: c.b.host, Port: c.b.port, Acker: true}))
 	lap("follow")
-	executed, err := c.b.WriteMarker(limited(t, patience), topology.Marker{Epoch: 2, Node: "b", At: time.Now()})
+	executed, err := c.b.WriteMarker(limited(t, patience), topology.Marker{Epoch: 2, Node: "b", At: time.Now()}, 1)
 	require.NoError(t, err)
 	require.Contains(t, executed.UUIDs(), s.ServerUUID)
 	lap("marker")
+	require.NoError(t, c.b.Degrade(limited(t, patience)))
 	require.NoError(t, c.b.OpenWrites(limited(t, patience), 1))
+	require.True(t, c.b.status(t).SemiSync.Lossless(1))
 	lap("open")
 	require.NoError(t, c.b.insert(limited(t, patience), 2000))
 	lap("first commit")

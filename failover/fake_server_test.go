@@ -341,8 +341,15 @@ func (s *server) LetIn(ctx context.Context, users ...string) error {
 	})
 }
 
-func (s *server) WriteMarker(ctx context.Context, m topology.Marker, receivers ...string) (gtid.Set, error) {
-	if err := s.order(ctx, func() error { s.superRO, s.marker = false, m; return nil }); err != nil {
+func (s *server) WriteMarker(ctx context.Context, m topology.Marker, k int, receivers ...string) (gtid.Set, error) {
+	err := s.order(ctx, func() error {
+		if k > 0 {
+			s.armed, s.k = true, k
+		}
+		s.superRO, s.marker = false, m
+		return nil
+	})
+	if err != nil {
 		return gtid.Set{}, err
 	}
 	if err := s.LetIn(ctx, receivers...); err != nil {

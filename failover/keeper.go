@@ -26,7 +26,7 @@ type Instance interface {
 	Degrade(ctx context.Context) error
 	ShutOut(ctx context.Context, user string) error
 	LetIn(ctx context.Context, users ...string) error
-	WriteMarker(ctx context.Context, m topology.Marker, receivers ...string) (gtid.Set, error)
+	WriteMarker(ctx context.Context, m topology.Marker, k int, receivers ...string) (gtid.Set, error)
 	Nudge(ctx context.Context, epoch topology.Epoch) error
 	OpenWrites(ctx context.Context, k int) error
 	Retire(ctx context.Context) error
@@ -237,7 +237,7 @@ func (k *Keeper) Promote(ctx context.Context, req PromoteRequest) (Promoted, err
 	}
 	p.Armed = lap()
 	m := topology.Marker{Epoch: req.Epoch, Node: k.cfg.Member.Name, At: time.Now().UTC()}
-	if _, err := k.inst.WriteMarker(ctx, m, receivers(state.Register, nil)...); err != nil {
+	if _, err := k.inst.WriteMarker(ctx, m, req.K, receivers(state.Register, nil)...); err != nil {
 		return p, fmt.Errorf("write marker of epoch %d on %s: %w", req.Epoch, k.cfg.Member.Name, err)
 	}
 	p.Marked = lap()

@@ -222,7 +222,7 @@ func (s *script) promote(ctx context.Context, candidate frozen, lap func(step st
 		return err
 	}
 	marker := topology.Marker{Epoch: s.epoch, Node: topology.NodeName(candidate.name), At: time.Now()}
-	if _, err := candidate.WriteMarker(ctx, marker); err != nil {
+	if _, err := candidate.WriteMarker(ctx, marker, acks); err != nil {
 		return err
 	}
 	if err := candidate.OpenWrites(ctx, acks); err != nil {

@@ -227,14 +227,21 @@ func (i instance) LetIn(ctx context.Context, users ...string) error {
 }
 
 // WriteMarker implements failover.Instance.
-func (i instance) WriteMarker(ctx context.Context, m topology.Marker, receivers ...string) (gtid.Set, error) {
-	if err := i.set(ctx, "open for the marker", func() error { i.s.superRO = false; return nil }); err != nil {
+func (i instance) WriteMarker(ctx context.Context, m topology.Marker, k int, receivers ...string) (gtid.Set, error) {
+	err := i.set(ctx, "open for the marker", func() error {
+		if k > 0 {
+			i.s.armed, i.s.k = true, k
+		}
+		i.s.superRO = false
+		return nil
+	})
+	if err != nil {
 		return gtid.Set{}, err
 	}
 	if err := i.LetIn(ctx, receivers...); err != nil {
 		return gtid.Set{}, err
 	}
-	_, err := i.statement(ctx, "write marker", 50*time.Microsecond, 500*time.Microsecond, func(done func(any, error)) func() {
+	_, err = i.statement(ctx, "write marker", 50*time.Microsecond, 500*time.Microsecond, func(done func(any, error)) func() {
 		i.s.write(true, &m, func(err error) { done(nil, err) })
 		return nil // a commit that waits is never taken back
 	})
