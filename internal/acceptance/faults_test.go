@@ -4,10 +4,7 @@ import (
 	"fmt"
 	"net/http"
 	"os"
-	"path/filepath"
 	"slices"
-	"strconv"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -59,7 +56,8 @@ func TestN2PrimaryRestartedAtOnce(t *testing.T) {
 	w := c.underLoad(t, before)
 	pid := pidIn(t, c.node(old).MySQL.PIDFile)
 	killed := time.Now()
-	c.order(t, "restart", old)
+	_, err := c.run("sandbox", "restart", old, "--dir", c.dir)
+	require.NoError(t, err)
 	await(t, patience, "a primary of a higher epoch", func() (bool, string) {
 		v := c.see(t)
 		open := c.writable(t)
@@ -79,11 +77,8 @@ func TestN3PrimaryHostLost(t *testing.T) {
 	before := c.healthy(t)
 	old := string(before.Primary.Node)
 	w := c.underLoad(t, before)
-	for _, pid := range append(c.etcdOfAgent(t, old), pidIn(t, c.node(old).Agent.PIDFile)) {
-		_ = syscall.Kill(pid, syscall.SIGKILL)
-	}
+	c.order(t, "stop-agent", old) // with SIGKILL, and its etcd dies with it
 	c.order(t, "kill", old)
-	c.order(t, "stop-agent", old) // and it stays dead
 	after := c.moved(t, before, c.names(old)[0])
 	more(t, w)
 	c.order(t, "start", old)
@@ -91,17 +86,6 @@ func TestN3PrimaryHostLost(t *testing.T) {
 	c.whole(t, w)
 	require.NotEqual(t, before.Primary.Node, after.Primary.Node)
 	t.Logf("%s led; epoch %s", before.Leader, c.story(t, before.Epoch))
-}
-
-// etcdOfAgent is the etcd process of a node's agent.
-func (c *cluster) etcdOfAgent(t *testing.T, node string) []int {
-	t.Helper()
-	agent := pidIn(t, c.node(node).Agent.PIDFile)
-	return slices.DeleteFunc(c.etcdChildren(t), func(pid int) bool {
-		stat, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "stat"))
-		fields := strings.Fields(string(stat[strings.LastIndexByte(string(stat), ')')+1:]))
-		return err != nil || len(fields) < 2 || fields[1] != strconv.Itoa(agent)
-	})
 }
 
 // TestN5FrozenAgentWakesAsNobody: the leader's agent stands still after a step of
