@@ -123,7 +123,7 @@ func TestInvariant_I4_NothingDegradesByTime(t *testing.T) {
 		go func() { answer <- c.commitBy("n1", 24*time.Hour) }()
 		time.Sleep(time.Minute)
 		require.Empty(t, answer)
-		require.Contains(t, c.describe(), "n1: down false, super_read_only false, read_only false, armed true")
+		require.Contains(t, c.describe(), "n1: boot 1, down false, super_read_only false, read_only false, armed true")
 		require.Equal(t, before, c.state(), "no epoch was spent, no acker dropped")
 		c.server("n3").start(false)
 		require.NoError(t, <-answer)
