@@ -237,7 +237,7 @@ func TestInvariant_I8_TailIsKeptAndReported(t *testing.T) {
 		require.EqualValues(t, 1, r.RPO.Proof.Errant.Count())
 		time.Sleep(10 * time.Second)
 		n1 := c.server("n1")
-		require.Contains(t, c.describe(), "n1: down false, super_read_only true, read_only true, armed false, from nobody", "following would mix the histories")
+		require.Contains(t, c.describe(), "n1: boot 2, down false, super_read_only true, read_only true, armed false, from nobody", "following would mix the histories")
 		require.True(t, n1.has().Contains(*r.RPO.Proof.Errant))
 		require.False(t, c.state().Register.Has("n1"))
 		c.check()
