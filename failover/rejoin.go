@@ -11,6 +11,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"interrex/dbrepl"
 	"interrex/election"
 	"interrex/internal/gtid"
 	"interrex/internal/topology"
@@ -67,7 +68,6 @@ func decideRemedy(state election.State, n NodeStatus, primary NodeStatus, p Poli
 	inst, has := n.Instance, primary.Instance.Executed.Union(primary.Instance.Committing)
 	errant := inst.Received.Minus(has)
 	src := inst.Source
-	follows := src != nil && src.ServerUUID == primary.Instance.ServerUUID && src.ReceiverState != "OFF" && src.ApplierOn
 	switch {
 	case !errant.IsEmpty() && p.Rebuild:
 		return remedyRebuild, errant
@@ -78,7 +78,7 @@ func decideRemedy(state election.State, n NodeStatus, primary NodeStatus, p Poli
 			return remedyNone, errant // it is about to leave the register, or to stay
 		}
 		return remedyReadmit, errant
-	case !follows, !inst.SuperReadOnly, n.Errant != nil:
+	case !followsPrimary(inst.Source, primary), !inst.SuperReadOnly, n.Errant != nil:
 		return remedyFollow, errant
 	}
 	registered := state.Register.Has(n.Member.Name)
@@ -100,6 +100,11 @@ func decideRemedy(state election.State, n NodeStatus, primary NodeStatus, p Poli
 		return remedyRefit, errant
 	}
 	return remedyNone, errant
+}
+
+// followsPrimary tells whether a receiver and an applier work behind the primary.
+func followsPrimary(src *dbrepl.SourceStatus, primary NodeStatus) bool {
+	return src != nil && src.ServerUUID == primary.Instance.ServerUUID && src.ReceiverState != "OFF" && src.ApplierOn
 }
 
 // tidy gives each instance that is not as it should be its remedy.
