@@ -276,7 +276,7 @@ func (c *Controller) operate(ctx context.Context, p Plan) (Report, error) {
 	log.Info("operation begins", zap.String("from", string(p.From)), zap.String("to", string(p.To)), zap.String("cause", p.Cause))
 	o := &operation{
 		self: c.cfg.Self, plan: p, limits: c.cfg.Limits, reg: c.cfg.Registry, nodes: c.cfg.Nodes,
-		verifier: c.cfg.Verifier, judge: c.cfg.Watcher.det.Judge, table: c.cfg.Table, log: log, wg: &c.orders,
+		verifier: c.cfg.Verifier, det: c.cfg.Watcher.det, table: c.cfg.Table, log: log, wg: &c.orders,
 	}
 	report, err := o.execute(ctx)
 	log.Info("operation ended", zap.Uint64("epoch", uint64(report.Epoch)), zap.String("outcome", string(report.Outcome)),

@@ -103,6 +103,8 @@ func decideOperation(v View, p Policy) (kind election.Kind, cause string, run bo
 		// An unfinished operation is finished also while paused or flapping:
 		// neither ever leaves the cluster without a primary.
 		return election.Failover, v.Primary.Explanation, true
+	case abandoned(v):
+		return election.Failover, fmt.Sprintf("%s, and the agent of %s is gone", unfinishedCause(s), s.Primary.Node), true
 	case unfinished(s) && answers && !(failed && may):
 		// One that answers and is failed all the same (its disk is full, or only
 		// its own agent reaches it) cannot be resumed.
@@ -127,6 +129,13 @@ func decideOperation(v View, p Policy) (kind election.Kind, cause string, run bo
 // primary.
 func unfinished(s election.State) bool {
 	return s.Operation != nil || s.Epoch > s.Primary.Epoch || s.Primary.Phase != election.Open
+}
+
+// abandoned tells whether the recorded primary is closed and nobody is there to
+// open it: its server may be well, its agent is gone.
+func abandoned(v View) bool {
+	_, reachable := v.Nodes[v.State.Primary.Node]
+	return unfinished(v.State) && !reachable && v.AgentGone
 }
 
 func unfinishedCause(s election.State) string {
@@ -245,7 +254,11 @@ func decideFailoverGates(v View, p Policy, add addGate) {
 	for _, g := range unrestGates(v, p) {
 		add(election.Failover, g.Name, g.Open, g.Reason, g.Reason)
 	}
-	add(election.Failover, gateFailed, v.Primary.Verdict == topology.Failed, v.Primary.Explanation, v.Primary.Explanation)
+	failed := v.Primary.Explanation
+	if abandoned(v) {
+		failed = fmt.Sprintf("%s is not open, and its agent is gone", s.Primary.Node)
+	}
+	add(election.Failover, gateFailed, v.Primary.Verdict == topology.Failed || abandoned(v), failed, failed)
 	sv := withoutOld(expectedSurvey(v), *s.Primary)
 	add(election.Failover, gateRevocable, sv.proven(), sv.summary(canBeFrozen), "no promotion possible: "+sv.summary(canBeFrozen)+"; waiting for "+missingFor(sv, s.Register, s.Primary.Node))
 	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Failover, from: s.Primary.Node, minFollowers: p.minAcks(), policy: p})

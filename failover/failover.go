@@ -207,7 +207,7 @@ func (o *operation) catchUp(ctx context.Context, ch chosen) (caughtUp, error) {
 		return caughtUp{}, fmt.Errorf("catch up: %w", err)
 	}
 	limit := o.catchUpLimit()
-	cctx, cancel := context.WithTimeout(ctx, limit+time.Second)
+	cctx, cancel := o.attended(ctx, ch.candidate.Node, limit+time.Second)
 	defer cancel()
 	got, err := node.CatchUp(cctx, CatchUpRequest{Epoch: ch.epoch, Set: want, Limit: limit})
 	if err == nil && !got.Executed.Contains(want) {
@@ -217,7 +217,7 @@ func (o *operation) catchUp(ctx context.Context, ch chosen) (caughtUp, error) {
 		// Before it is recorded as one that acknowledges nobody (I1).
 		_, err = node.Freeze(cctx, FreezeRequest{Epoch: ch.epoch})
 	}
-	if err != nil {
+	if err = because(cctx, err); err != nil {
 		done("", err)
 		return caughtUp{}, fmt.Errorf("catch up: %w", err)
 	}
@@ -244,10 +244,10 @@ func (o *operation) promote(ctx context.Context, up caughtUp) (promoted, error) 
 		done("", err)
 		return promoted{}, fmt.Errorf("promote: %w", err)
 	}
-	pctx, cancel := context.WithTimeout(ctx, o.limits.Promote+time.Second)
+	pctx, cancel := o.attended(ctx, primary.Node, o.limits.Promote+time.Second)
 	defer cancel()
 	pr, err := node.Promote(pctx, PromoteRequest{Epoch: up.epoch, K: o.snap.State.Register.K, Limit: o.limits.Promote})
-	if err != nil {
+	if err = because(pctx, err); err != nil {
 		done("", err)
 		return promoted{}, fmt.Errorf("promote %s: %w", primary.Node, err)
 	}

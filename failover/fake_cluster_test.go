@@ -247,7 +247,11 @@ func (d fakeDetector) Judge(name topology.NodeName) Judgement {
 	return j
 }
 
-func (d fakeDetector) MemberFailed(topology.NodeName) bool { return false }
+func (d fakeDetector) MemberFailed(name topology.NodeName) bool {
+	d.c.mu.Lock()
+	defer d.c.mu.Unlock()
+	return d.c.cut[name]
+}
 
 // routeVerifier writes through a member's route.
 type routeVerifier struct {

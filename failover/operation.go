@@ -89,7 +89,7 @@ type operation struct {
 	reg      Registry
 	nodes    Nodes
 	verifier Verifier
-	judge    func(topology.NodeName) Judgement
+	det      Detector
 	table    *router.Table
 	log      *zap.Logger
 

@@ -222,6 +222,9 @@ type View struct {
 	// Unreachable holds the error of each member that could not be asked.
 	Unreachable map[topology.NodeName]string
 	Primary     Judgement // of the recorded primary's instance
+	// AgentGone: the agent beside the recorded primary is judged Failed, and with
+	// it whoever could open or close that instance.
+	AgentGone bool
 	// Isolated is set while this member is cut off from the others: what it knows
 	// of them, and of the record, may be past.
 	Isolated *Isolation

@@ -80,7 +80,7 @@ func (o *operation) prepare(ctx context.Context, c claimed) error {
 	if err == nil {
 		err = o.awaitLevel(ctx, moved)
 	}
-	if j := o.judge(o.plan.From); j.Verdict == topology.Failed {
+	if j := o.det.Judge(o.plan.From); j.Verdict == topology.Failed {
 		err = fmt.Errorf("prepare: %w: %s", ErrPrimaryFailed, j.Explanation)
 		done("", err)
 		return err
@@ -164,7 +164,7 @@ func (o *operation) awaitLevel(ctx context.Context, moved []topology.NodeName) e
 		} else {
 			enough = max(enough, lowest)
 		}
-		if (unapplied <= enough && len(waiting) == 0) || o.judge(o.plan.From).Verdict == topology.Failed {
+		if (unapplied <= enough && len(waiting) == 0) || o.det.Judge(o.plan.From).Verdict == topology.Failed {
 			return nil
 		}
 		select {

@@ -25,13 +25,15 @@ import (
 type registrar struct {
 	cfg ControllerConfig
 	log *zap.Logger
-	// missing says since when an acker has not been seen acknowledging.
+	// missing says since when an acker has not been seen acknowledging, or has held
+	// what the primary lacks.
 	missing map[topology.NodeName]time.Time
+	alone   map[topology.NodeName]gtid.Set // what it held at the last look
 	epoch   topology.Epoch
 }
 
 func newRegistrar(cfg ControllerConfig, log *zap.Logger) *registrar {
-	return &registrar{cfg: cfg, log: log.Named("register"), missing: map[topology.NodeName]time.Time{}}
+	return &registrar{cfg: cfg, log: log.Named("register"), missing: map[topology.NodeName]time.Time{}, alone: map[topology.NodeName]gtid.Set{}}
 }
 
 // registerStep is one change of the register.
@@ -73,7 +75,9 @@ func (r *registrar) tidy(ctx context.Context, v View) {
 }
 
 // look notes which ackers are missing, and since when: those that are not seen
-// to acknowledge, or, while they are shut out, to answer.
+// to acknowledge, or, while they are shut out, to answer. One that holds what
+// the primary lacks is as good as missing: what it proved would be taken for
+// acknowledged.
 func (r *registrar) look(v View, now time.Time) {
 	if r.epoch != v.State.Epoch {
 		r.epoch, r.missing = v.State.Epoch, map[topology.NodeName]time.Time{}
@@ -84,12 +88,26 @@ func (r *registrar) look(v View, now time.Time) {
 		if v.State.Register.IsShut(n) { // it cannot, whatever it is like
 			there = v.Nodes[n].Instance != nil && !v.Nodes[n].Rebuild.Underway()
 		}
-		if there {
+		if there && !r.holdsAlone(v, n) {
 			delete(r.missing, n)
 		} else if r.missing[n].IsZero() {
 			r.missing[n] = now
 		}
 	}
+}
+
+// holdsAlone tells whether an acker holds something that the primary has lacked
+// for two looks. The two were not asked at one moment, so one look may be wrong,
+// and two of the same answers; only for how long it lasts counts.
+func (r *registrar) holdsAlone(v View, n topology.NodeName) bool {
+	primary, acker := v.Nodes[v.State.Primary.Node].Instance, v.Nodes[n].Instance
+	if primary == nil || acker == nil {
+		return false
+	}
+	alone := acker.Received.Minus(primary.Executed.Union(primary.Committing))
+	still := alone.Intersect(r.alone[n])
+	r.alone[n] = alone
+	return !still.IsEmpty()
 }
 
 // gone tells whether an acker has been missing for so long that it is not

@@ -392,3 +392,28 @@ func TestLostAcknowledgement(t *testing.T) {
 		require.NoError(t, <-answer)
 	})
 }
+
+// With failover.rejoin: leave, an acker with transactions of its own is left as
+// it is. It leaves the register all the same: a failover would take them for
+// acknowledged ones.
+func TestErrantAckerLeavesTheRegister(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		stop := c.clients()
+		defer stop()
+		own, n3 := gtids("99:1"), c.server("n3")
+		c.fleet.change(func() { n3.executed, n3.received = n3.executed.Union(own), n3.received.Union(own) })
+		c.eventually("it is no acker any more", func() bool { return !c.state().Register.Has("n3") })
+		time.Sleep(5 * time.Second)
+		require.False(t, c.state().Register.Has("n3"), "it was let in again")
+		c.check()
+
+		c.server("n1").kill()
+		time.Sleep(5 * time.Second)
+		require.NotEqual(t, topology.NodeName("n3"), c.state().Primary.Node)
+		c.server("n1").start(false)
+		c.check()
+		c.fleet.mu.Lock()
+		defer c.fleet.mu.Unlock()
+		require.False(t, c.fleet.servers[c.state().Primary.Node].executed.Contains(own), "promoted with what nobody acknowledged")
+	})
+}

@@ -224,3 +224,40 @@ func TestStaleLeadersCommandsAreRefused(t *testing.T) {
 		})
 	}
 }
+
+// The agent of the candidate freezes for good while its server is promoted: the
+// server lives, so nothing is said against it, and nobody is there to open it.
+func TestCandidateWhoseAgentIsGone(t *testing.T) {
+	for _, at := range []die{
+		{"before the record", "record", "", false},
+		{"after the record", "record", "", true},
+		{"before promoting", "promote", "n2", false},
+		{"after promoting", "promote", "n2", true},
+	} {
+		t.Run(at.name, func(t *testing.T) {
+			withCluster(t, 4, func(t *testing.T, c *cluster) {
+				stop := c.clients()
+				defer stop()
+				time.Sleep(time.Second)
+				var gone atomic.Bool
+				c.rawHook(func(e event) error {
+					if e.from == "a1" && e.what == at.what && e.after == at.after && (at.to == "" || e.to == at.to) && !gone.Swap(true) {
+						c.reach("n2", false)
+					}
+					return nil
+				})
+				c.server("n1").kill()
+				began := time.Now()
+				c.eventually("another primary serves", func() bool {
+					return gone.Load() && c.settled() && c.state().Primary.Node != "n2" && c.state().Primary.Node != "n1"
+				})
+				require.Less(t, time.Since(began), 5*time.Second)
+				c.check()
+				c.reach("n2", true)
+				c.server("n1").start(false)
+				c.eventually("both are ackers", func() bool { return c.state().Register.Has("n1") && c.state().Register.Has("n2") })
+				c.check()
+			})
+		})
+	}
+}

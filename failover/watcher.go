@@ -240,7 +240,7 @@ func (w *Watcher) View() View {
 	v.Nodes, v.Unreachable, v.Sighted = maps.Clone(w.status), maps.Clone(w.silent), maps.Clone(w.sighted)
 	w.mu.Unlock()
 	if p := snap.State.Primary; p != nil {
-		v.Primary = w.det.Judge(p.Node)
+		v.Primary, v.AgentGone = w.det.Judge(p.Node), w.det.MemberFailed(p.Node)
 	}
 	now := time.Now()
 	w.mu.Lock()
