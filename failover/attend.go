@@ -14,12 +14,12 @@ const attendEvery = 50 * time.Millisecond
 
 // attended is ctx for at most limit, and until the instance or its agent comes
 // to be judged Failed: nobody can write before the operation has ended, and
-// another one may do without that instance. One that is judged so already was
-// chosen all the same, since it answers.
+// another one may do without that instance. One that was judged so before it was
+// chosen is waited for all the same, since it answered.
 func (o *operation) attended(ctx context.Context, name topology.NodeName, limit time.Duration) (context.Context, context.CancelFunc) {
 	tctx, stop := context.WithTimeout(ctx, limit)
 	actx, cancel := context.WithCancelCause(tctx)
-	if o.lost(name) == nil {
+	if !o.doubted {
 		o.wg.Go(func() {
 			tick := time.NewTicker(attendEvery)
 			defer tick.Stop()

@@ -185,7 +185,7 @@ func (o *operation) choose(r revoked) (chosen, error) {
 		o.report.Forced.Lossy = false
 	}
 	r.survey = o.choosePolicy().history(r.survey, candidate)
-	o.report.To = candidate.Node
+	o.report.To, o.doubted = candidate.Node, o.lost(candidate.Node) != nil
 	done(fmt.Sprintf("%s, %d unapplied", candidate.Node, candidate.Unapplied), nil)
 	return chosen{revoked: r, candidate: candidate, followers: followers}, nil
 }

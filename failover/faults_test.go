@@ -113,7 +113,7 @@ func TestX1CandidateDiesAndNobodyElseProvesIt(t *testing.T) {
 		c.eventually("the candidate died", died)
 		c.eventually("it is told who is needed", func() bool {
 			g := closedGate(c.agents["a1"].control.Gates(), election.Failover)
-			return g.Name == gateRevocable && strings.Contains(g.Reason, "waiting for 1 of [n2]")
+			return g != nil && g.Name == gateRevocable && strings.Contains(g.Reason, "waiting for 1 of [n2]")
 		})
 		time.Sleep(20 * time.Second)
 		require.Empty(t, c.writable())

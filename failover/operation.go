@@ -98,6 +98,7 @@ type operation struct {
 	closedAt  time.Time // when the routes were closed
 	drainedAt time.Time // when the living primary of a switchover was closed
 	snap      election.Snapshot
+	doubted   bool // the candidate was judged Failed when it was chosen
 	recording bool // the record of another primary was, or may have been, written
 	report    *Report
 	// wg has the pushes and orders that the operation does not wait for: each
