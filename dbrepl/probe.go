@@ -67,9 +67,9 @@ func (i *Instance) readVariables(ctx context.Context, q querier, f features, s *
 	ctx, cancel := context.WithTimeout(ctx, i.cfg.QueryTimeout)
 	defer cancel()
 	// From left to right: what leaves gtid_owned is in gtid_executed by then.
-	query := "SELECT @@global.gtid_owned, @@global.gtid_executed, @@global.server_uuid, @@global.version, @@global.read_only, @@global.super_read_only"
-	var owned, executed string
-	targets := []any{&owned, &executed, &s.ServerUUID, &s.Version, &s.ReadOnly, &s.SuperReadOnly}
+	query := "SELECT @@global.gtid_owned, @@global.gtid_executed, @@global.gtid_purged, @@global.server_uuid, @@global.version, @@global.read_only, @@global.super_read_only"
+	var owned, executed, purged string
+	targets := []any{&owned, &executed, &purged, &s.ServerUUID, &s.Version, &s.ReadOnly, &s.SuperReadOnly}
 	if f.source {
 		query += `, @@global.rpl_semi_sync_source_enabled, @@global.rpl_semi_sync_source_wait_for_replica_count,
 			@@global.rpl_semi_sync_source_timeout, @@global.rpl_semi_sync_source_wait_no_replica, @@global.rpl_semi_sync_source_wait_point`
@@ -88,6 +88,9 @@ func (i *Instance) readVariables(ctx context.Context, q querier, f features, s *
 		return err
 	}
 	if s.Executed, err = gtid.Parse(executed); err != nil {
+		return err
+	}
+	if s.Purged, err = gtid.Parse(purged); err != nil {
 		return err
 	}
 	s.Committing = s.Committing.Minus(s.Executed)

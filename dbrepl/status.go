@@ -21,8 +21,11 @@ type Status struct {
 	// Committing holds what is in the binary log and not yet in Executed
 	// (gtid_owned): read before Executed, so that a commit acknowledged before
 	// the probe began is in one of the two.
-	Committing    gtid.Set `json:"committing"`
-	Received      gtid.Set `json:"received"` // executed ∪ retrieved
+	Committing gtid.Set `json:"committing"`
+	Received   gtid.Set `json:"received"` // executed ∪ retrieved
+	// Purged is what is in none of its binary logs any more (gtid_purged): who
+	// lacks any of it cannot replicate from here.
+	Purged        gtid.Set `json:"purged"`
 	ReadOnly      bool     `json:"read_only"`
 	SuperReadOnly bool     `json:"super_read_only"`
 	// Marker is the newest epoch marker row that is executed; zero if none.

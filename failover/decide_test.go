@@ -398,6 +398,7 @@ func TestDecideRemedy(t *testing.T) {
 		return with(self, func(_ *NodeStatus, i *dbrepl.Status) { change(i) })
 	}
 	unregistered := func(v *View) { v.State.Register = register(1, "n3") }
+	purged := with("n1", func(_ *NodeStatus, i *dbrepl.Status) { i.Purged = gtids("1:1-5") })
 	for _, c := range []struct {
 		name    string
 		change  []func(*View)
@@ -432,6 +433,26 @@ func TestDecideRemedy(t *testing.T) {
 		{name: "errant: report", change: []func(*View){inst(func(i *dbrepl.Status) { i.Received = gtids("1:1-9,2:1") })}, want: remedyReport},
 		{name: "errant: rebuild", change: []func(*View){inst(func(i *dbrepl.Status) { i.Received = gtids("1:1-9,2:1") })}, rebuild: true, want: remedyRebuild},
 		{
+			name: "needs binary logs that the primary has purged (M13)", rebuild: true, want: remedyRebuild,
+			change: []func(*View){purged, inst(func(i *dbrepl.Status) {
+				i.Executed, i.Received, i.Source.ReceiverState, i.Source.ReceiverOn = gtids("1:1-4"), gtids("1:1-4"), "OFF", false
+			})},
+		},
+		{
+			name: "the same, to be left", want: remedyReport,
+			change: []func(*View){purged, inst(func(i *dbrepl.Status) {
+				i.Executed, i.Received, i.Source.ReceiverState, i.Source.ReceiverOn = gtids("1:1-4"), gtids("1:1-4"), "OFF", false
+			})},
+		},
+		{
+			name: "one without any history may hold data all the same: it is not overwritten", rebuild: true, want: remedyReport,
+			change: []func(*View){purged, inst(func(i *dbrepl.Status) { i.Executed, i.Received, i.Source = gtids(""), gtids(""), nil })},
+		},
+		{
+			name: "what it receives right now may have been purged since", rebuild: true, want: remedyNone,
+			change: []func(*View){purged, inst(func(i *dbrepl.Status) { i.Executed, i.Received = gtids("1:1-4"), gtids("1:1-4") })},
+		},
+		{
 			name: "what the primary is committing is not errant", want: remedyNone,
 			change: []func(*View){inst(func(i *dbrepl.Status) { i.Received = gtids("1:1-10") }), with("n1", func(_ *NodeStatus, i *dbrepl.Status) { i.Committing = gtids("1:10") })},
 		},
@@ -440,7 +461,8 @@ func TestDecideRemedy(t *testing.T) {
 			v := quietView(c.change...)
 			got, errant := decideRemedy(v.State, v.Nodes[self], v.Nodes["n1"], Policy{Rebuild: c.rebuild})
 			require.Equal(t, c.want, got)
-			require.Equal(t, c.want == remedyReport || c.want == remedyRebuild, !errant.IsEmpty())
+			inst, primary := v.Nodes[self].Instance, v.Nodes["n1"].Instance
+			require.Equal(t, inst.Received.Minus(primary.Executed.Union(primary.Committing)), errant)
 		})
 	}
 }

@@ -55,7 +55,7 @@ const (
 	remedyConfirm // its acknowledging receiver is seen where it was ordered to be
 	remedyReadmit // it was shut out
 	remedyRebuild
-	remedyReport // errant and to be left alone
+	remedyReport // errant, or lacking what nobody can send it, and to be left alone
 	remedyRefit  // its receiver's times are not as they are configured
 )
 
@@ -68,10 +68,12 @@ func decideRemedy(state election.State, n NodeStatus, primary NodeStatus, p Poli
 	inst, has := n.Instance, primary.Instance.Executed.Union(primary.Instance.Committing)
 	errant := inst.Received.Minus(has)
 	src := inst.Source
-	switch {
-	case !errant.IsEmpty() && p.Rebuild:
+	switch cut := cutFrom(inst, primary.Instance); {
+	case (!errant.IsEmpty() || cut && !inst.Executed.Intersect(has).IsEmpty()) && p.Rebuild:
 		return remedyRebuild, errant
-	case !errant.IsEmpty():
+	case !errant.IsEmpty() || cut:
+		// Data of a server that has no history in common with this cluster may be
+		// somebody's, whatever its GTIDs say.
 		return remedyReport, errant
 	case state.Register.IsShut(n.Member.Name):
 		if state.Register.Has(n.Member.Name) {
@@ -100,6 +102,13 @@ func decideRemedy(state election.State, n NodeStatus, primary NodeStatus, p Poli
 		return remedyRefit, errant
 	}
 	return remedyNone, errant
+}
+
+// cutFrom tells whether an instance, which receives nothing, lacks what the
+// primary has purged: it could not follow, and only a copy brings it back.
+func cutFrom(inst, primary *dbrepl.Status) bool {
+	receives := inst.Source != nil && inst.Source.ReceiverOn
+	return !receives && !primary.Purged.Minus(inst.Received).IsEmpty()
 }
 
 // followsPrimary tells whether a receiver and an applier work behind the primary.
@@ -178,6 +187,11 @@ func (r *rejoiner) apply(ctx context.Context, v View, n, primary NodeStatus, wha
 		return r.rebuild(ctx, v, n, errant)
 	case remedyReport:
 		r.notBefore[name] = time.Now().Add(30 * time.Second)
+		if errant.IsEmpty() {
+			r.log.Error("instance needs binary logs that the primary has purged and is left as it is (failover.rejoin is leave, or the two have no history in common)",
+				zap.String("instance", string(name)), zap.Stringer("purged", primary.Instance.Purged.Minus(n.Instance.Received)))
+			return nil
+		}
 		r.log.Error("instance holds errant transactions and is left as it is (failover.rejoin is leave)",
 			zap.String("instance", string(name)), zap.Stringer("errant", errant))
 	case remedyNone:
@@ -306,8 +320,11 @@ func (r *rejoiner) rebuild(ctx context.Context, v View, n NodeStatus, errant gti
 			address = m.MySQL
 		}
 	}
-	r.log.Warn("instance holds errant transactions: saving them and rebuilding", zap.String("instance", string(name)),
-		zap.String("donor", string(donor)), zap.Stringer("errant", errant))
+	why := "instance holds errant transactions: saving them and rebuilding"
+	if errant.IsEmpty() {
+		why = "instance needs binary logs that the primary has purged: rebuilding"
+	}
+	r.log.Warn(why, zap.String("instance", string(name)), zap.String("donor", string(donor)), zap.Stringer("errant", errant))
 	if err := node.Rebuild(ctx, RebuildRequest{Epoch: v.State.Primary.Epoch, Donor: donor, Address: address, Errant: errant}); err != nil && !errors.Is(err, ErrBusy) {
 		return err
 	}

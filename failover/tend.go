@@ -270,7 +270,7 @@ func (k *Keeper) Rebuild(ctx context.Context, req RebuildRequest) error {
 	if k.life == nil {
 		return ErrBusy // the keeper is starting or stopping
 	}
-	k.progress = &RebuildProgress{Stage: "save errant transactions", Errant: req.Errant, Since: time.Now().UTC()}
+	k.progress = &RebuildProgress{Stage: "begin", Errant: req.Errant, Since: time.Now().UTC()}
 	k.wg.Add(1)
 	go k.runRebuild(k.life, req)
 	return nil

@@ -202,7 +202,7 @@ func (a *agent) buildKeeper(context.Context) error {
 		return err
 	}
 	a.keeper = keeper
-	a.peers = api.NewPeers(a.self.Name, keeper, a.lookup, a.secrets.memberToken, a.tls)
+	a.peers = api.NewPeers(a.self.Name, a.cfg.Cluster.Name, keeper, a.lookup, a.secrets.memberToken, a.tls)
 	a.watcher = failover.NewWatcher(a.self.Name, a.registry, a.peers, judge{a.detector}, 0)
 	a.watcher.Sees(sightOf(a.cfg, a.detector))
 	return nil

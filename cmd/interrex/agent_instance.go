@@ -92,19 +92,30 @@ type rebuilder struct {
 
 // Rebuild saves the errant transactions, then clones.
 func (r rebuilder) Rebuild(ctx context.Context, donor string, errant gtid.Set, progress func(stage, savedFile string)) error {
-	dir := savedErrantDir(r.dataDir)
-	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return fmt.Errorf("make folder for errant transactions: %w", err)
-	}
-	file := filepath.Join(dir, time.Now().UTC().Format("20060102T150405.000Z")+".sql")
-	progress("save errant transactions", "")
-	if err := r.inst.SaveErrant(ctx, errant, file); err != nil {
-		return fmt.Errorf("save errant transactions (nothing was rebuilt): %w", err)
+	file := ""
+	if !errant.IsEmpty() {
+		var err error
+		if file, err = r.saveErrant(ctx, errant, progress); err != nil {
+			return err
+		}
 	}
 	progress("clone", file)
 	return r.inst.Clone(ctx, donor, r.replUser, r.secrets.replPassword, func(p dbrepl.CloneProgress) {
 		progress("clone: "+p.Stage, "")
 	})
+}
+
+func (r rebuilder) saveErrant(ctx context.Context, errant gtid.Set, progress func(stage, savedFile string)) (string, error) {
+	dir := savedErrantDir(r.dataDir)
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return "", fmt.Errorf("make folder for errant transactions: %w", err)
+	}
+	file := filepath.Join(dir, time.Now().UTC().Format("20060102T150405.000Z")+".sql")
+	progress("save errant transactions", "")
+	if err := r.inst.SaveErrant(ctx, errant, file); err != nil {
+		return "", fmt.Errorf("save errant transactions (nothing was rebuilt): %w", err)
+	}
+	return file, nil
 }
 
 // Restart ends the server by SIGKILL and starts it again, where the

@@ -40,6 +40,7 @@ const (
 // ErrNotExecuted or ErrOutcomeUnknown.
 type Client struct {
 	node    topology.NodeName
+	cluster string // whose member it is to be; empty: of any
 	address string
 	token   string
 	scheme  string
@@ -184,6 +185,9 @@ func (c *Client) send(ctx context.Context, k call) (answer, error) {
 	req.Header.Set("Content-Type", contentTypeJSON)
 	if limit != "" {
 		req.Header.Set(headerTimeout, limit)
+	}
+	if c.cluster != "" {
+		req.Header.Set(headerCluster, c.cluster)
 	}
 	if c.token != "" {
 		req.Header.Set("Authorization", "Bearer "+c.token)

@@ -313,7 +313,7 @@ func newBench(t testing.TB, self topology.NodeName, options ...option) *bench {
 	for _, o := range options {
 		o(&cfg, &parts)
 	}
-	parts.Peers = NewPeers(self, b.node, func(name topology.NodeName) (topology.Member, bool) {
+	parts.Peers = NewPeers(self, "c", b.node, func(name topology.NodeName) (topology.Member, bool) {
 		for _, m := range b.backend.View().Members {
 			if m.Name == name {
 				return m, true

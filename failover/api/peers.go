@@ -11,11 +11,12 @@ import (
 // Peers finds the members as nodes: the own one directly, others by clients
 // that are kept, so that their connections stay open between commands.
 type Peers struct {
-	self   topology.NodeName
-	own    failover.Node
-	lookup func(topology.NodeName) (topology.Member, bool)
-	token  string
-	tls    *TLS
+	self    topology.NodeName
+	cluster string
+	own     failover.Node
+	lookup  func(topology.NodeName) (topology.Member, bool)
+	token   string
+	tls     *TLS
 
 	mu      sync.Mutex
 	clients map[topology.NodeName]*Client
@@ -23,10 +24,11 @@ type Peers struct {
 
 var _ failover.Nodes = (*Peers)(nil)
 
-// NewPeers makes Peers of the member self, whose node is own. lookup finds a
-// member by name and must not block; token and t as for NewClient.
-func NewPeers(self topology.NodeName, own failover.Node, lookup func(topology.NodeName) (topology.Member, bool), token string, t *TLS) *Peers {
-	return &Peers{self: self, own: own, lookup: lookup, token: token, tls: t, clients: map[topology.NodeName]*Client{}}
+// NewPeers makes Peers of the member self of the cluster, whose node is own.
+// lookup finds a member by name and must not block; token and t as for
+// NewClient.
+func NewPeers(self topology.NodeName, cluster string, own failover.Node, lookup func(topology.NodeName) (topology.Member, bool), token string, t *TLS) *Peers {
+	return &Peers{self: self, cluster: cluster, own: own, lookup: lookup, token: token, tls: t, clients: map[topology.NodeName]*Client{}}
 }
 
 // Node finds a member's node; ErrUnknownMember if none is registered as name.
@@ -52,6 +54,7 @@ func (p *Peers) client(name topology.NodeName) (*Client, error) {
 		c.CloseIdle()
 	}
 	c := NewClient(name, m.API, p.token, p.tls)
+	c.cluster = p.cluster
 	p.clients[name] = c
 	return c, nil
 }

@@ -79,6 +79,7 @@ const (
 	headerRequestID         = "X-Request-Id"
 	headerForwardedBy       = "Interrex-Forwarded-By"
 	headerTimeout           = "Interrex-Timeout-Us"
+	headerCluster           = "Interrex-Cluster" // that a command is meant for
 	headerIdempotency       = "Idempotency-Key"
 	headerIdempotencyReplay = "Idempotency-Replayed"
 )

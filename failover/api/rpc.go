@@ -88,6 +88,12 @@ func (s *Server) command(name string, decode runCommand) gin.HandlerFunc {
 			s.fail(c, problem(problemMisdirected, fmt.Sprintf("the command is for %q, this is %q", host, s.cfg.Self)))
 			return
 		}
+		// An address may be another cluster's by now, with a member of that name.
+		// Agents that do not send it yet are let pass.
+		if cluster := c.GetHeader(headerCluster); cluster != "" && cluster != s.cfg.Cluster {
+			s.fail(c, problem(problemMisdirected, fmt.Sprintf("the command is for cluster %q, this is a member of %q", cluster, s.cfg.Cluster)))
+			return
+		}
 		limit, err := timeLimit(c.GetHeader(headerTimeout))
 		if err != nil {
 			s.badRequest(c, FieldFault{headerTimeout, err.Error()})

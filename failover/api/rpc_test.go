@@ -404,7 +404,7 @@ func TestPeersFindNodes(t *testing.T) {
 	b := newBench(t, "n1").listen(t)
 	own := &fakeNode{}
 	member := topology.Member{Name: "n1", API: b.addr}
-	peers := NewPeers("me", own, func(name topology.NodeName) (topology.Member, bool) { return member, name == "n1" }, memberToken, nil)
+	peers := NewPeers("me", "c", own, func(name topology.NodeName) (topology.Member, bool) { return member, name == "n1" }, memberToken, nil)
 	t.Cleanup(peers.CloseIdle)
 	n, err := peers.Node("me")
 	require.NoError(t, err)
@@ -422,6 +422,21 @@ func TestPeersFindNodes(t *testing.T) {
 	moved, err := peers.Node("n1")
 	require.NoError(t, err)
 	require.NotSame(t, first, moved)
+}
+
+// An address that is another cluster's by now, with a member of the same name and
+// even the same tokens, obeys nothing (O4).
+func TestO4CommandForAnotherCluster(t *testing.T) {
+	b := newBench(t, "n1").listen(t)
+	lookup := func(topology.NodeName) (topology.Member, bool) { return topology.Member{Name: "n1", API: b.addr}, true }
+	peers := NewPeers("me", "another", &fakeNode{}, lookup, memberToken, nil)
+	t.Cleanup(peers.CloseIdle)
+	n, err := peers.Node("n1")
+	require.NoError(t, err)
+	_, err = n.Freeze(within(t, patience), failover.FreezeRequest{Epoch: 9})
+	require.ErrorIs(t, err, ErrNotExecuted)
+	require.ErrorContains(t, err, `the command is for cluster "another", this is a member of "c"`)
+	require.Empty(t, b.node.taken())
 }
 
 // FuzzCommands feeds any bytes to the decoder of every command: no panic, and

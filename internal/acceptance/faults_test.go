@@ -5,6 +5,7 @@ import (
 	"net/http"
 	"os"
 	"slices"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -262,4 +263,35 @@ func TestT4ClusterFrozen(t *testing.T) {
 	require.Equal(t, before.Epoch, v.Epoch, "a pause of all moved somebody: %s", c.story(t, before.Epoch))
 	status, _, problem := c.switchover(t, c.names()[0], "")
 	require.Equal(t, http.StatusOK, status, "%+v", problem)
+}
+
+// TestM13ReplicaThatNeedsPurgedLogs: a replica was away for so long that the
+// primary has none of the binary logs any more that it needs. It is rebuilt.
+func TestM13ReplicaThatNeedsPurgedLogs(t *testing.T) {
+	c := borrow(t)
+	before := c.healthy(t)
+	w := c.underLoad(t, before)
+	primary := string(before.Primary.Node)
+	away, stays := c.names(primary)[0], c.names(primary)[1]
+	c.order(t, "kill", away)
+	last, err := c.ask(t.Context(), primary, "SELECT @@gtid_executed")
+	require.NoError(t, err)
+	for _, node := range []string{primary, stays} {
+		await(t, patience, "its logs to be purged on "+node, func() (bool, string) {
+			_, err := c.roots[node].ExecContext(t.Context(), "FLUSH BINARY LOGS")
+			require.NoError(t, err)
+			file, err := c.ask(t.Context(), node, "SELECT SUBSTRING_INDEX(local->>'$.binary_log_file', '/', -1) FROM performance_schema.log_status")
+			require.NoError(t, err)
+			_, err = c.roots[node].ExecContext(t.Context(), "PURGE BINARY LOGS TO '"+file+"'")
+			require.NoError(t, err)
+			lacks, err := c.ask(t.Context(), node, "SELECT GTID_SUBTRACT(@@gtid_purged, '"+strings.ReplaceAll(last, "\n", "")+"')")
+			require.NoError(t, err)
+			return lacks != "", lacks
+		})
+	}
+	c.order(t, "start", away)
+	v := c.whole(t, w)
+	require.Equal(t, before.Epoch, v.Epoch)
+	require.Contains(t, c.log(t, string(v.Leader))+c.log(t, primary)+c.log(t, away)+c.log(t, stays),
+		"instance needs binary logs that the primary has purged: rebuilding")
 }

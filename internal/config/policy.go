@@ -183,8 +183,9 @@ type Failover struct {
 	// it is undone. Longer lets longer transactions end by themselves.
 	SwitchoverLimit time.Duration `yaml:"switchover_limit" default:"2s" min:"100ms" max:"10m"`
 	// What becomes of an old primary that holds transactions the new one
-	// lacks. rebuild: they are saved to a file, then it is cloned from a
-	// replica. leave: it is left closed and reported.
+	// lacks, and of a replica that needs binary logs which the primary has
+	// purged. rebuild: those transactions are saved to a file, then it is cloned
+	// from a replica. leave: it is left closed and reported.
 	Rejoin RejoinPolicy `yaml:"rejoin" default:"rebuild" oneof:"rebuild|leave"`
 	// What follows when the primary's server process has ended, as its own agent
 	// sees it. failover: another server takes over at once. restart_first: the
