@@ -19,6 +19,9 @@ type choosePolicy struct {
 	policy       Policy            // which of them may, and from where
 	// forced: without the proof, whoever has the most may be promoted.
 	forced bool
+	// ailing tells whether something speaks against an instance as a primary that
+	// does not keep it from answering; nil: nothing is known of any.
+	ailing func(topology.NodeName) bool
 }
 
 // history is what a candidate must hold: everything acknowledged or, where a
@@ -59,8 +62,27 @@ func chooseCandidate(s survey, p choosePolicy) (Frozen, []Frozen, error) {
 		return Frozen{}, nil, fmt.Errorf("%w: %s", ErrNoCandidate, strings.Join(rejected, "; "))
 	}
 	slices.SortFunc(fit, func(a, b Frozen) int { return compareCandidates(a, b, s, p) })
+	if !p.forced || s.proven() { // otherwise what the first one lacks is lost
+		fit = p.wellFirst(fit)
+	}
 	best := fit[0]
 	return best, followersOf(best, p.history(s, best), p), nil
+}
+
+// wellFirst keeps the order, but for those that something speaks against.
+func (p choosePolicy) wellFirst(fit []Frozen) []Frozen {
+	if p.ailing == nil || len(fit) == 1 {
+		return fit
+	}
+	var well, ill []Frozen
+	for _, f := range fit {
+		if p.ailing(f.Node) {
+			ill = append(ill, f)
+		} else {
+			well = append(well, f)
+		}
+	}
+	return append(well, ill...)
 }
 
 func compareCandidates(a, b Frozen, s survey, p choosePolicy) int {

@@ -11,6 +11,13 @@ import (
 
 func TestChooseCandidate(t *testing.T) {
 	failover := choosePolicy{kind: election.Failover, from: "n1", minFollowers: 1}
+	ailing := func(ill topology.NodeName) choosePolicy {
+		p := failover
+		p.ailing = func(n topology.NodeName) bool { return n == ill }
+		return p
+	}
+	forcedAiling := ailing("n2")
+	forcedAiling.forced = true
 	switchTo := func(to topology.NodeName) choosePolicy {
 		return choosePolicy{kind: election.Switchover, from: "n1", to: to, minFollowers: 1}
 	}
@@ -59,6 +66,18 @@ func TestChooseCandidate(t *testing.T) {
 		{
 			name: "then the name", policy: failover,
 			seen: []Frozen{replica("n3", "1:1-9"), replica("n2", "1:1-9")}, want: "n2", followers: names{"n3"},
+		},
+		{
+			name: "one whose own agent speaks against it comes last", policy: ailing("n2"),
+			seen: []Frozen{replica("n2", "1:1-9", priority(9)), replica("n3", "1:1-9", unapplied("1:1-8"))}, want: "n3", followers: names{"n2"},
+		},
+		{
+			name: "and is taken where nobody else can be", policy: ailing("n2"),
+			seen: []Frozen{replica("n2", "1:1-9"), replica("n3", "1:1-8")}, want: "n2", followers: names{"n3"},
+		},
+		{
+			name: "but where its loss is accepted, it is who loses least", policy: forcedAiling, reg: register(1, "n2", "n3", "n4"),
+			seen: []Frozen{replica("n2", "1:1-9"), replica("n3", "1:1-8")}, want: "n2", followers: names{"n3"},
 		},
 		{
 			name: "never with a negative priority", policy: failover,
