@@ -1,6 +1,7 @@
 package nethost
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -21,6 +22,10 @@ type Drop struct {
 	// Ports are those of TCP and UDP that are concerned, at either end of a
 	// connection; none: all packets.
 	Ports []int
+	// Protocol is the only one of Ports that is concerned, tcp or udp; empty: both.
+	Protocol string
+	// Percent is how many of the packets are dropped, at random; 0: all.
+	Percent int
 }
 
 // Cut is a set of drops in force.
@@ -51,9 +56,9 @@ func (n *Network) Cut(ctx context.Context, drops ...Drop) (*Cut, error) {
 	for _, h := range c.hosts {
 		err := h.run(ctx, ruleset("inet", c.table, "hook input", in[h]), "nft", "-f", "-")
 		if err == nil {
-			// At the bridge's end of the wire: a program whose packets are
-			// dropped on its own host is told so.
-			hook := fmt.Sprintf("hook ingress device %q", h.wire)
+			// At the bridge's end of the wire, either one: a program whose
+			// packets are dropped on its own host is told so.
+			hook := fmt.Sprintf("hook ingress devices = { %q, %q }", h.wire, h.late)
 			err = run(ctx, ruleset("netdev", c.table+h.wire, hook, out[h]), "nft", "-f", "-")
 		}
 		if err != nil {
@@ -98,6 +103,10 @@ func removal(family, table string) string {
 
 // rules match the packets; peer is which address of a packet is the other end.
 func (d Drop) rules(peer string) []string {
+	chance := ""
+	if d.Percent > 0 {
+		chance = fmt.Sprintf(" numgen random mod 100 < %d", d.Percent)
+	}
 	match := ""
 	if d.Peer != "" {
 		match = "ip " + peer + " " + d.Peer + " "
@@ -106,15 +115,13 @@ func (d Drop) rules(peer string) []string {
 		if match == "" {
 			match = "meta protocol { ip, ip6 } "
 		}
-		return []string{strings.TrimSpace(match)}
+		return []string{strings.TrimSpace(match) + chance}
 	}
 	ports := make([]string, len(d.Ports))
 	for i, p := range d.Ports {
 		ports[i] = strconv.Itoa(p)
 	}
 	set := "{ " + strings.Join(ports, ", ") + " }"
-	return []string{
-		match + "meta l4proto { tcp, udp } th dport " + set,
-		match + "meta l4proto { tcp, udp } th sport " + set,
-	}
+	match += "meta l4proto { " + cmp.Or(d.Protocol, "tcp, udp") + " } th "
+	return []string{match + "dport " + set + chance, match + "sport " + set + chance}
 }

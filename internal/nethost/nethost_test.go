@@ -249,6 +249,11 @@ func TestCuts(t *testing.T) {
 		require.False(t, atB.hears(t, a, while), "the same port of another host")
 		require.True(t, other.connects())
 	})
+	t.Run("a protocol of a port", func(t *testing.T) {
+		cut(t, nethost.Drop{At: a, In: true, Out: true, Ports: []int{port}, Protocol: "udp"})
+		require.False(t, atA.hears(t, b, while))
+		require.True(t, atA.connects())
+	})
 	t.Run("the answers of a port", func(t *testing.T) {
 		cut(t, nethost.Drop{At: a, Out: true, Ports: []int{port}})
 		require.True(t, atA.hears(t, b, patience))

@@ -29,6 +29,9 @@ type Host struct {
 
 	ns   *os.File
 	wire string // the bridge's end of its link
+	// late is on the bridge instead of wire while a relay carries the packets
+	// between wire and far, the other end of late (delay.go).
+	late, far string
 }
 
 // The network is a world's own, so its addresses need not be unique.
@@ -37,6 +40,9 @@ const (
 	subnet  = "10.99.0."
 	mask    = "/24"
 	ownLink = "eth0" // what a host calls its interface
+	// ownMAC is the bridge's: else it changed with the ports it has, and hosts
+	// would go on sending to what it was.
+	ownMAC = "02:00:00:00:00:01"
 )
 
 // Address is this process's address on the network.
@@ -48,7 +54,7 @@ const Address = subnet + "1"
 func NewNetwork(ctx context.Context, names ...string) (*Network, error) {
 	for _, command := range [][]string{
 		{"link", "set", "lo", "up"},
-		{"link", "add", bridge, "type", "bridge"},
+		{"link", "add", bridge, "address", ownMAC, "type", "bridge"},
 		{"address", "add", Address + mask, "dev", bridge},
 		{"link", "set", bridge, "up"},
 	} {
@@ -58,7 +64,8 @@ func NewNetwork(ctx context.Context, names ...string) (*Network, error) {
 	}
 	n := &Network{}
 	for i, name := range names {
-		h := &Host{Name: name, Address: subnet + strconv.Itoa(i+2), wire: "wire" + strconv.Itoa(i)}
+		number := strconv.Itoa(i)
+		h := &Host{Name: name, Address: subnet + strconv.Itoa(i+2), wire: "wire" + number, late: "late" + number, far: "far" + number}
 		if err := h.create(ctx); err != nil {
 			return nil, fmt.Errorf("make host %s: %w", name, err)
 		}
@@ -72,7 +79,7 @@ func NewNetwork(ctx context.Context, names ...string) (*Network, error) {
 func (n *Network) Close(ctx context.Context) error {
 	var errs []error
 	for _, h := range n.hosts {
-		errs = append(errs, run(ctx, "", "ip", "link", "delete", h.wire), h.ns.Close())
+		errs = append(errs, run(ctx, "", "ip", "link", "delete", h.wire), run(ctx, "", "ip", "link", "delete", h.late), h.ns.Close())
 	}
 	return errors.Join(append(errs, run(ctx, "", "ip", "link", "delete", bridge))...)
 }
@@ -88,8 +95,15 @@ func (h *Host) create(ctx context.Context) (err error) {
 	if err := run(ctx, "", "ip", "link", "add", h.wire, "type", "veth", "peer", "name", ownLink, "netns", descriptorPath(h.ns)); err != nil {
 		return err
 	}
-	if err := run(ctx, "", "ip", "link", "set", h.wire, "master", bridge, "up"); err != nil {
-		return err
+	for _, command := range [][]string{
+		// The relay's ends have no address, and must not answer for the bridge's.
+		{"link", "set", h.wire, "master", bridge, "arp", "off", "up"},
+		{"link", "add", h.late, "type", "veth", "peer", "name", h.far},
+		{"link", "set", h.far, "arp", "off", "up"},
+	} {
+		if err := run(ctx, "", append([]string{"ip"}, command...)...); err != nil {
+			return err
+		}
 	}
 	for _, command := range [][]string{
 		{"link", "set", "lo", "up"},
