@@ -139,7 +139,9 @@ const restartIsNews = 30 * time.Second
 // its own agent, which we hear: then the hosts or the network between are
 // slow, not the instance. The answer must be younger than two of its time-outs,
 // so that a host that fell silent is not spared for longer than it takes the
-// others to notice. Broken and refused connections are no matter of time.
+// others to notice. A lost receiver is one more time-out: no heartbeat came, or
+// its next connection is not made yet. Broken and refused connections of probes
+// are no matter of time.
 //
 // It spares nothing that is cut off: see cutOff.
 func (j *Judgement) heedOwnAgent(now time.Time, w Windows, t table) {
@@ -149,7 +151,7 @@ func (j *Judgement) heedOwnAgent(now time.Time, w Windows, t table) {
 	}
 	own := slices.IndexFunc(j.Votes, func(v Vote) bool { return v.Observer == j.Subject && v.For })
 	timed := !slices.ContainsFunc(j.Votes, func(v Vote) bool {
-		return v.Against && v.Kind != Frozen && v.Kind != SilentHost
+		return v.Against && v.Kind != Frozen && v.Kind != SilentHost && v.Kind != ReceiverLost
 	})
 	if own < 0 || !timed {
 		return
@@ -161,7 +163,20 @@ func (j *Judgement) heedOwnAgent(now time.Time, w Windows, t table) {
 	if age := j.Votes[own].Age; age <= limit {
 		j.Verdict, j.spared = topology.Suspect, true
 		j.next = soonest(j.next, limit-age+time.Microsecond)
+		j.next = soonest(j.next, max(0, w.Starved-j.stood()))
 	}
+}
+
+// stood is for how long as many as are needed have been against it.
+func (j *Judgement) stood() time.Duration {
+	var all []time.Duration
+	for _, v := range j.Votes {
+		if v.Against {
+			all = append(all, v.standing)
+		}
+	}
+	slices.Sort(all)
+	return all[len(all)-j.Needed]
 }
 
 // cutOff tells whether an instance that a majority gets no answer from is of
@@ -169,7 +184,14 @@ func (j *Judgement) heedOwnAgent(now time.Time, w Windows, t table) {
 // while its commits have had no acknowledgement or that it has heard no
 // majority itself, or each replica that we hear of has lost it. Slow hosts and networks do none of that:
 // acknowledgements and heartbeats come late, but they come.
+//
+// The majority must have had no answer for as long: where many packets are lost
+// commits may starve for a moment, and time-outs be there at the same moment,
+// but in between somebody is answered.
 func (j *Judgement) cutOff(now time.Time, w Windows, t table) bool {
+	if j.stood() < w.Starved {
+		return false
+	}
 	if j.own.starved != nil || j.own.isolated != nil && j.own.isolated.Since >= w.Starved {
 		return true
 	}

@@ -16,9 +16,9 @@ func TestJudgeGreyFailures(t *testing.T) {
 	answering := func(more ...*evb) []*evb {
 		return append([]*evb{says("n1", Alive), says("n2", Alive), says("n3", Alive)}, more...)
 	}
-	// unreached is one that only its own agent gets answers from.
+	// unreached is one that only its own agent has got answers from for a while.
 	unreached := func(more ...*evb) []*evb {
-		return append([]*evb{says("n1", Alive), says("n2", SilentHost), says("n3", SilentHost)}, more...)
+		return append([]*evb{says("n1", Alive), says("n2", SilentHost).since(time.Second), says("n3", SilentHost).since(time.Second)}, more...)
 	}
 	cases := []struct {
 		name       string
@@ -49,15 +49,19 @@ func TestJudgeGreyFailures(t *testing.T) {
 		{"starved is not dead", three, answering(says("n1", Starved)), topology.Suspect, Starved, "it is not dead: its ackers or the way to them are"},
 		{"starved, and one cannot reach it", three, []*evb{says("n1", Alive), says("n1", Starved), says("n2", SilentHost), says("n3", Alive)}, topology.Suspect, SilentHost, "1 more missing"},
 		{"only its own agent reaches it, and its commits starve", three, unreached(says("n1", Starved)), topology.Failed, CutOff, "no client elsewhere reaches it"},
+		{"its commits starve, and the others have had no answer for a moment only", three, []*evb{says("n1", Alive), says("n1", Starved), says("n2", SilentHost).since(2 * time.Second), says("n3", Frozen).since(700 * ms)}, topology.Suspect, Frozen, "time-outs do not count"},
 		{"only its own agent reaches it, which hears no majority", three, unreached(says("n1", Isolated).since(time.Second).slow()), topology.Failed, CutOff, "heard no majority"},
 		{"only its own agent reaches it, which has not heard the others for a moment", three, unreached(says("n1", Isolated)), topology.Suspect, SilentHost, "time-outs do not count"},
 		{"only its own agent reaches it, and all replicas have lost it", three, unreached(says("n2", ReceiverLost), says("n3", ReceiverLost)), topology.Failed, CutOff, "no replica can acknowledge"},
 		{"one replica still hears it", three, unreached(says("n2", ReceiverLost), says("n3", ReceiverOn)), topology.Suspect, SilentHost, "time-outs do not count"},
 		{"a replica has just lost it", three, unreached(says("n2", ReceiverLost).since(50*ms), says("n3", ReceiverLost)), topology.Suspect, SilentHost, "time-outs do not count"},
+		{"one has a time-out, the other has lost replication", three, []*evb{says("n1", Alive), says("n2", SilentHost), says("n2", ReceiverOn), says("n3", SilentHost).misses(1), says("n3", ReceiverLost)}, topology.Suspect, SilentHost, "time-outs do not count"},
+		{"the same, and its agent's last answer is old", three, []*evb{says("n1", Alive).age(600 * ms), says("n2", SilentHost), says("n2", ReceiverOn), says("n3", ReceiverLost)}, topology.Failed, SilentHost, ""},
+		{"one was refused, the other has lost replication", three, []*evb{says("n1", Alive), says("n2", Refused), says("n3", ReceiverLost)}, topology.Failed, Refused, ""},
 		{"nobody knows of its receivers", three, unreached(), topology.Suspect, SilentHost, "time-outs do not count"},
 		{"what was said of receivers is stale", three, unreached(says("n2", ReceiverLost).age(1100*ms), says("n3", ReceiverLost).age(1100*ms)), topology.Suspect, SilentHost, ""},
 		{"its agent is slow, and its commits starve all the same", three, unreached(says("n1", Starved).slow()), topology.Failed, CutOff, ""},
-		{"its agent's last answer is old, and it is isolated", three, []*evb{says("n1", Alive).age(600 * ms), says("n1", Isolated).since(time.Second), says("n2", SilentHost), says("n3", SilentHost)}, topology.Failed, CutOff, ""},
+		{"its agent's last answer is old, and it is isolated", three, []*evb{says("n1", Alive).age(600 * ms), says("n1", Isolated).since(time.Second), says("n2", SilentHost).since(time.Second), says("n3", SilentHost).since(time.Second)}, topology.Failed, CutOff, ""},
 		{"isolated, as itself sees it", three, []*evb{says("n1", Alive), says("n1", Isolated)}, topology.Suspect, Isolated, "heard no majority of the members"},
 		{"restarted in place", three, answering(says("n1", Restarted)), topology.Healthy, Restarted, "saw its process come back"},
 		{"restarted long ago", three, answering(says("n1", Restarted).since(31 * time.Second)), topology.Healthy, Alive, ""},
@@ -81,8 +85,21 @@ func TestJudgeLastGoodOfWhatAnswers(t *testing.T) {
 	require.Equal(t, 700*ms, j.LastGood, "when its disk was last well")
 	j = judge(now, w, three, "n1", at(now, alive("n1"), alive("n2"), alive("n3"), says("n2", WriteStalled).since(6*time.Second), says("n3", WriteStalled).since(5*time.Second)))
 	require.Equal(t, 6*time.Second, j.LastGood, "nobody has seen it write: when it was first seen not to")
-	j = judge(now, w, three, "n1", at(now, alive("n1"), says("n1", Starved), says("n2", SilentHost).good(900*ms), says("n3", SilentHost).good(800*ms)))
-	require.Equal(t, 800*ms, j.LastGood, "when somebody else last had an answer")
+	j = judge(now, w, three, "n1", at(now, alive("n1"), says("n1", Starved), says("n2", SilentHost).since(time.Second).good(1200*ms), says("n3", SilentHost).since(time.Second).good(1100*ms)))
+	require.Equal(t, 1100*ms, j.LastGood, "when somebody else last had an answer")
+}
+
+// A primary that starves is judged again when the others have had no answer for
+// as long.
+func TestJudgeCutOffRipens(t *testing.T) {
+	now, w := time.Now(), lanWindows(t)
+	accused := func(since time.Duration) Judgement {
+		return judge(now, w, three, "n1", at(now, says("n1", Alive), says("n1", Starved), says("n2", SilentHost).since(since), says("n3", Frozen).since(2*time.Second)))
+	}
+	j := accused(900 * ms)
+	require.Equal(t, topology.Suspect, j.Verdict)
+	require.Equal(t, 100*ms, j.next)
+	require.Equal(t, CutOff, accused(time.Second).Cause)
 }
 
 // A hanging write is judged again when it has hung for long enough.
