@@ -67,6 +67,16 @@ func DefaultConfig() Config {
 	}
 }
 
+// ForRegions returns the configuration with the limits for members, or an etcd,
+// in different regions. A call that comes to another member than etcd's leader
+// takes three round trips: there, on to the leader, and from it to a majority.
+// These are for round trips of up to 300 ms.
+func (c Config) ForRegions() Config {
+	c.LeaderTTL, c.CallTimeout, c.HedgeAfter = 4*time.Second, 1500*time.Millisecond, 400*time.Millisecond
+	c.SettleTimeout, c.ProbeEvery = 10*time.Second, 2*time.Second
+	return c
+}
+
 // Validate reports every fault of the configuration, joined.
 func (c Config) Validate() error {
 	var errs []error

@@ -138,6 +138,7 @@ func TestViewIsMonotonic(t *testing.T) {
 func TestConfigValidate(t *testing.T) {
 	good := testConfig("a", []string{"127.0.0.1:1", "https://h:2"})
 	require.NoError(t, good.Validate())
+	require.NoError(t, good.ForRegions().Validate())
 	for name, test := range map[string]struct {
 		spoil func(*Config)
 		want  string

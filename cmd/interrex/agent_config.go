@@ -141,6 +141,9 @@ func clientTLS(ca, cert, key string) (*tls.Config, error) {
 
 func electionConfig(cfg config.Config, s secrets) (election.Config, error) {
 	c := election.DefaultConfig()
+	if cfg.Detection.Profile == config.WAN {
+		c = c.ForRegions()
+	}
 	c.Cluster, c.Self = cfg.Cluster.Name, topology.NodeName(cfg.Node.Name)
 	c.Endpoints = etcdEndpoints(cfg)
 	c.Username, c.Password = cfg.Etcd.Username, s.etcdPassword

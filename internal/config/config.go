@@ -229,12 +229,13 @@ type Etcd struct {
 	Username string `yaml:"username" only:"mode=external" sample:"interrex"`
 	// File that holds its password, readable by the agent's user alone.
 	PasswordFile string `yaml:"password_file" only:"mode=external" form:"secret" sample:"/etc/interrex/etcd.password"`
-	// How often etcd's leader tells that it lives. Less finds a dead one
-	// sooner and costs CPU (about 2.6 % of a core at 20ms).
+	// How often etcd's leader tells that it lives (250ms with detection.profile:
+	// wan, unless this or election is set). Less finds a dead one sooner and costs
+	// CPU (about 2.6 % of a core at 20ms).
 	Heartbeat time.Duration `yaml:"heartbeat" only:"mode=embedded" default:"50ms" min:"10ms" max:"5s"`
-	// After how much silence its members elect another; at least 5 times the
-	// heartbeat. Less replaces a dead one sooner; too little makes slow disks
-	// cause elections.
+	// After how much silence its members elect another (wan: 2500ms); at least 5
+	// times the heartbeat, and above two round trips between the members. Less
+	// replaces a dead one sooner; too little makes slow disks cause elections.
 	Election time.Duration `yaml:"election" only:"mode=embedded" default:"500ms" min:"50ms" max:"50s"`
 	// Largest size of its database. The agents keep a few kilobytes and
 	// compact it by themselves.

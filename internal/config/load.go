@@ -78,6 +78,11 @@ func parse(file string, data []byte) (Config, *decoder) {
 	d.decode(data, &cfg)
 	if cfg.Detection.Profile == WAN {
 		cfg.Detection = wanWindows()
+		_, heartbeat := d.places["etcd.heartbeat"]
+		_, election := d.places["etcd.election"]
+		if !heartbeat && !election {
+			cfg.Etcd.Heartbeat, cfg.Etcd.Election = wanHeartbeat, wanElection
+		}
 	}
 	if len(d.places) > 0 {
 		check(&cfg, d)

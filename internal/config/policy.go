@@ -77,8 +77,9 @@ const (
 // majority of the members with fresh evidence; these are its windows.
 type Detection struct {
 	// lan: members within a few milliseconds of each other. wan: members in
-	// different regions. custom: the keys below, which start out as lan.
-	// The same on all members.
+	// different regions, with round trips of up to 300 ms, or where packets are
+	// lost. custom: the keys below, which start out as lan. The same on all
+	// members.
 	Profile Profile `yaml:"profile" default:"lan" oneof:"lan|wan|custom"`
 	// How often each member asks every instance (wan: 500ms). Less notices a
 	// silent server sooner and costs one cheap query each time.
@@ -127,6 +128,13 @@ type Detection struct {
 	// 2.2 times as long at least.
 	GossipProbeTimeout time.Duration `yaml:"gossip_probe_timeout" only:"profile=custom" default:"80ms" min:"5ms" max:"1m"`
 }
+
+// The times of the embedded etcd under the wan profile, unless either is set:
+// its members need two round trips to elect a leader.
+const (
+	wanHeartbeat = 250 * time.Millisecond
+	wanElection  = 2500 * time.Millisecond
+)
 
 // wanWindows are the windows of the wan profile.
 func wanWindows() Detection {
