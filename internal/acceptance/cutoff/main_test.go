@@ -3,11 +3,13 @@ package cutoff
 import (
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"interrex/internal/nethost"
 )
@@ -15,7 +17,12 @@ import (
 // programVariable names the program under test to the process in the world.
 const programVariable = "INTERREX_CUTOFF_PROGRAM"
 
-// network has the hosts db1, db2 and db3.
+// noiseInTests is how long packets are lost or late unless more is asked for.
+const noiseInTests = 20 * time.Second
+
+var noise = flag.Duration("noise", noiseInTests, "how long packets are lost or late")
+
+// network has the hosts db1 to db5.
 var network *nethost.Network
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -35,7 +42,7 @@ func run(m *testing.M) int {
 		if err != nil {
 			err = fmt.Errorf("%w: install nftables: %w", nethost.ErrUnavailable, err)
 		} else {
-			network, err = nethost.NewNetwork(context.Background(), "db1", "db2", "db3")
+			network, err = nethost.NewNetwork(context.Background(), "db1", "db2", "db3", "db4", "db5")
 		}
 	}
 	switch {
@@ -48,6 +55,11 @@ func run(m *testing.M) int {
 	case !inside:
 		return code
 	}
+	defer func() {
+		if shared != nil {
+			_ = shared.down()
+		}
+	}()
 	return m.Run()
 }
 
