@@ -32,8 +32,9 @@ type Deps struct {
 	// their own; a message may come again after its sender restarted, and
 	// order is not kept. Nil: they are dropped.
 	OnMessage func(Message)
-	// Transport carries gossip; nil: UDP and TCP on Config.Bind.
-	Transport memberlist.Transport
+	// Members makes this member's end of gossip from its settings; nil:
+	// memberlist, by UDP and TCP on Config.Bind.
+	Members func(*memberlist.Config) (Members, error)
 }
 
 // Detector judges instances and members. All methods may be called by any
@@ -87,13 +88,16 @@ func New(cfg Config, deps Deps) (*Detector, error) {
 	if deps.Log == nil || deps.Classify == nil {
 		return nil, errors.New("configure detector: Log and Classify are required")
 	}
+	if deps.Members == nil {
+		deps.Members = bind
+	}
 	w, err := cfg.EffectiveWindows()
 	if err != nil {
 		return nil, fmt.Errorf("configure detector: %w", err)
 	}
 	now := time.Now()
 	return &Detector{
-		cfg: cfg, w: w, deps: deps, log: deps.Log, boot: rand.Uint64(), start: now,
+		cfg: cfg, w: w, deps: deps, log: deps.Log, boot: newBoot(), start: now,
 		gossip:   newGossip(cfg, w, deps.Log),
 		changes:  make(chan struct{}, 1),
 		rejudge:  make(chan struct{}, 1),
@@ -105,11 +109,15 @@ func New(cfg Config, deps Deps) (*Detector, error) {
 	}, nil
 }
 
+// newBoot draws what tells this process from earlier ones, always 19 digits
+// long: how evidence is packed into datagrams does not depend on it.
+func newBoot() uint64 { return 1e18 + rand.Uint64N(9e18) }
+
 // Run gossips, probes and judges until ctx ends; then it takes leave of the
 // other members and waits for all it started. It returns an error only if
 // gossip could not start. Call it once.
 func (d *Detector) Run(ctx context.Context) error {
-	if err := d.gossip.start(d.deps.Transport); err != nil {
+	if err := d.gossip.start(d.deps.Members); err != nil {
 		return fmt.Errorf("run detector: %w", err)
 	}
 	d.setRunning(true)

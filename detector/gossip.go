@@ -20,6 +20,19 @@ type presence struct {
 	kind Kind // MemberPresent, MemberGone or MemberLeft
 }
 
+// Members is what the detector uses of memberlist; *memberlist.Memberlist
+// implements it. What comes in, and who comes and goes, it tells the delegates
+// of the configuration that it was made with.
+type Members interface {
+	Join(existing []string) (int, error)
+	LocalNode() *memberlist.Node
+	GetHealthScore() int
+	SendBestEffort(to *memberlist.Node, msg []byte) error
+	SendReliable(to *memberlist.Node, msg []byte) error
+	Leave(timeout time.Duration) error
+	Shutdown() error
+}
+
 // gossip is this member's end of memberlist. Its callbacks run on memberlist's
 // own loops, partly under its locks: they copy, hand over and never block.
 type gossip struct {
@@ -27,7 +40,7 @@ type gossip struct {
 	w   Windows
 	log *zap.Logger
 
-	list atomic.Pointer[memberlist.Memberlist]
+	list atomic.Pointer[Members] // nil before it has started and once it ends
 
 	// evidence and app hold messages not yet looked at; when full, newer
 	// ones are dropped and counted: evidence is repeated anyway.
@@ -70,7 +83,7 @@ func newGossip(cfg Config, w Windows, log *zap.Logger) *gossip {
 }
 
 // settings translates the configuration for memberlist.
-func (g *gossip) settings(transport memberlist.Transport) (*memberlist.Config, error) {
+func (g *gossip) settings() (*memberlist.Config, error) {
 	host, port, err := splitAddress(g.cfg.Bind)
 	if err != nil {
 		return nil, err
@@ -95,7 +108,6 @@ func (g *gossip) settings(transport memberlist.Transport) (*memberlist.Config, e
 	c.Label = g.cfg.Cluster
 	c.BindAddr, c.BindPort = bindIP, port
 	c.AdvertiseAddr, c.AdvertisePort = adIP, adPort
-	c.Transport = transport
 	c.SecretKey = g.cfg.Key
 	c.GossipVerifyIncoming, c.GossipVerifyOutgoing = true, true
 	c.EnableCompression = false
@@ -121,26 +133,38 @@ func resolve(host string) (string, error) {
 	return ip.String(), nil
 }
 
-// start binds and begins to take part.
-func (g *gossip) start(transport memberlist.Transport) error {
-	c, err := g.settings(transport)
+// bind is memberlist itself, on the addresses of its configuration.
+func bind(c *memberlist.Config) (Members, error) { return memberlist.Create(c) }
+
+// start begins to take part, through what create makes.
+func (g *gossip) start(create func(*memberlist.Config) (Members, error)) error {
+	c, err := g.settings()
 	if err != nil {
 		return fmt.Errorf("configure gossip: %w", err)
 	}
-	list, err := memberlist.Create(c)
+	list, err := create(c)
 	if err != nil {
 		return fmt.Errorf("start gossip on %s: %w", g.cfg.Bind, err)
 	}
-	g.list.Store(list)
+	g.list.Store(&list)
+	return nil
+}
+
+// members returns nil while this member takes no part.
+func (g *gossip) members() Members {
+	if list := g.list.Load(); list != nil {
+		return *list
+	}
 	return nil
 }
 
 // stop takes leave, so that the others need not find out, and ends.
 func (g *gossip) stop() {
-	list := g.list.Swap(nil)
-	if list == nil {
+	was := g.list.Swap(nil)
+	if was == nil {
 		return
 	}
+	list := *was
 	if err := list.Leave(leaveLimit); err != nil {
 		g.log.Info("leave not confirmed", zap.Error(err))
 	}
@@ -169,7 +193,7 @@ func (g *gossip) join(ctx context.Context) {
 }
 
 func (g *gossip) joinMissing(ctx context.Context) {
-	list := g.list.Load()
+	list := g.members()
 	if list == nil {
 		return
 	}
@@ -242,14 +266,14 @@ func (g *gossip) present() []memberlist.Node {
 
 // slow tells whether memberlist takes this member for the slow one.
 func (g *gossip) slow() bool {
-	list := g.list.Load()
+	list := g.members()
 	return list != nil && list.GetHealthScore() > 0
 }
 
 // send gives a packet to every present member; reliable: by a stream as well,
 // in the background.
 func (g *gossip) send(packet []byte, reliable bool) {
-	list := g.list.Load()
+	list := g.members()
 	if list == nil {
 		return
 	}
@@ -266,7 +290,7 @@ func (g *gossip) send(packet []byte, reliable bool) {
 }
 
 // stream sends over TCP without waiting, a bounded number at a time to each.
-func (g *gossip) stream(list *memberlist.Memberlist, n memberlist.Node, packet []byte) {
+func (g *gossip) stream(list Members, n memberlist.Node, packet []byte) {
 	name := topology.NodeName(n.Name)
 	g.mu.Lock()
 	defer g.mu.Unlock()

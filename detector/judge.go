@@ -81,6 +81,7 @@ func judge(now time.Time, w Windows, registered []topology.NodeName, subject top
 // weigh is judge without the words, for the many times nobody reads them.
 func weigh(now time.Time, w Windows, registered []topology.NodeName, subject topology.NodeName, t table) Judgement {
 	j := Judgement{Subject: subject, At: now, LastGood: lastGood(now, t), Needed: majority(registered)}
+	j.Votes = make([]Vote, 0, len(registered))
 	if slices.Contains(registered, subject) {
 		j.own = ownWord(now, w, subject, t)
 	}

@@ -21,6 +21,7 @@ func judgeMember(now time.Time, w Windows, registered []topology.NodeName, membe
 // weighMember is judgeMember without the words.
 func weighMember(now time.Time, w Windows, registered []topology.NodeName, member topology.NodeName, t table, heard time.Duration) Judgement {
 	j := Judgement{Subject: member, At: now, LastGood: heard, Needed: majority(registered)}
+	j.Votes = make([]Vote, 0, len(registered))
 	for _, observer := range registered {
 		v := Vote{Observer: observer}
 		if ev, ok := t.find(now, observer, groupMember); ok && observer != member {

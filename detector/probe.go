@@ -97,6 +97,10 @@ type outcome struct {
 // run owns the goroutine of each probe: it ends when the last one has.
 func (p *probeLoop) run(ctx context.Context) {
 	for ctx.Err() == nil {
+		select { // whoever asked for a probe so far gets this one
+		case <-p.nudge:
+		default:
+		}
 		began := time.Now()
 		p.round++
 		again := p.once(ctx, began)

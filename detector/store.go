@@ -119,7 +119,7 @@ func (s *store) forget(which func(slot) bool) {
 
 // about returns the evidence on a subject as an instance, or as a member.
 func (s *store) about(subject topology.NodeName, member bool) table {
-	var t table
+	t := make(table, 0, len(s.slots[subject]))
 	for k, ev := range s.slots[subject] {
 		if of := k.group == groupMember; of == member {
 			t = append(t, ev)

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/hashicorp/memberlist"
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
@@ -104,7 +105,11 @@ func newWorld(t *testing.T, members int) *world {
 	for i := range members {
 		cfg := DefaultConfig()
 		cfg.Self, cfg.Cluster, cfg.Key, cfg.Bind = name(i), "world", []byte("0123456789abcdef"), addr(i)
-		deps := Deps{Log: zap.NewNop(), Classify: classifyTest, Transport: w.net.host(addr(i))}
+		host := w.net.host(addr(i))
+		deps := Deps{Log: zap.NewNop(), Classify: classifyTest, Members: func(c *memberlist.Config) (Members, error) {
+			c.Transport = host
+			return memberlist.Create(c)
+		}}
 		if i == 0 {
 			deps.Disk = w.disk
 		}
