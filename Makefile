@@ -79,16 +79,17 @@ chaos: fetch ## Break a real cluster at random under load, and check every answe
 	$(GO) run -tags $(TAGS) -buildvcs=false ./cmd/chaos -duration $(DURATION) -revision '$(VERSION)' $(if $(SEED),-seed $(SEED)) $(if $(OUT),-o '$(OUT)') $(ARGS)
 
 # Seeds of sim, from SEED on (any, if none is named), processes to run them in,
-# and whether to print everything.
+# whether to print everything, and how many to run twice instead.
 SEEDS   ?= 1000
 WORKERS ?= $(shell nproc)
 WORDS   ?=
+REPLAY  ?=
 
 .PHONY: sim
-sim: ## Run the agents under simulated faults: SEEDS= schedules from SEED= on (WORDS=1: print one)
+sim: ## Run the agents under simulated faults: SEEDS= schedules from SEED= on (WORDS=1: print one; REPLAY=: compare the traces of so many)
 	@mkdir -p $(BIN)
 	$(GO) test -c -tags $(TAGS) -buildvcs=false -o $(BIN)/sim.test ./internal/sim
-	cd internal/sim && ../../$(BIN)/sim.test -test.run '^TestSeeds$$' -test.v -test.timeout 24h -seeds $(SEEDS) -seed $(or $(SEED),0) $(if $(WORDS),-words,-workers $(WORKERS))
+	cd internal/sim && ../../$(BIN)/sim.test -test.run '^$(if $(REPLAY),TestReplay,TestSeeds)$$' -test.v -test.timeout 24h -seeds $(SEEDS) $(if $(REPLAY),-replays $(REPLAY)) -seed $(or $(SEED),0) $(if $(WORDS),-words,-workers $(WORKERS))
 
 .PHONY: need-cc
 need-cc:

@@ -27,7 +27,7 @@ type checker struct {
 	kept       int // times that the store alone was away and the primary served
 	kinds      map[election.Kind]int
 
-	mu    sync.Mutex // obeyed is called by the agents' goroutines
+	mu    sync.Mutex // seen and obeyed are called by the agents' goroutines
 	stale []string
 }
 
@@ -136,13 +136,21 @@ func (c *checker) storeAway() (back func()) {
 	}
 }
 
-// obeyed: a member has carried out a command, before which it had carried out
-// one of the promised epoch.
+// seen is the highest epoch that a member knows of: by a command that it has
+// carried out, or by the record.
+func (c *checker) seen(a *agent) topology.Epoch {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return max(a.obeyed, a.registry.Snapshot().State.Epoch)
+}
+
+// obeyed: a member has carried out a command, before which it knew of the
+// promised epoch.
 func (c *checker) obeyed(a *agent, what string, epoch, promised topology.Epoch) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if epoch < promised {
-		c.stale = append(c.stale, fmt.Sprintf("%s obeyed %q of epoch %d after one of epoch %d", a.name, what, epoch, promised))
+		c.stale = append(c.stale, fmt.Sprintf("%s obeyed %q of epoch %d, and knew of epoch %d", a.name, what, epoch, promised))
 	}
 	a.obeyed = max(a.obeyed, epoch)
 }

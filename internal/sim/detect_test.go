@@ -1,116 +1,198 @@
 package sim
 
 import (
+	"context"
+	"errors"
 	"time"
 
+	"github.com/hashicorp/memberlist"
+	"go.uber.org/zap"
+
+	"interrex/detector"
 	"interrex/failover"
 	"interrex/internal/topology"
 )
 
-// watchtower is what an agent knows of the others: when each of them last
-// answered each of them, as far as evidence arrived here. It belongs to the
-// loop.
-type watchtower struct {
-	w    *world
-	self topology.NodeName
-	// seen[observer][subject]; heard[observer] is when that observer's
-	// evidence last came.
-	good, asked map[topology.NodeName]map[topology.NodeName]time.Duration
-	heard       map[topology.NodeName]time.Duration
-}
-
-const (
-	probeEvery = 200 * time.Millisecond
-	failAfter  = 550 * time.Millisecond
-	freshness  = time.Second
-)
-
-func newWatchtower(w *world, self topology.NodeName) *watchtower {
-	return &watchtower{
-		w: w, self: self, heard: map[topology.NodeName]time.Duration{},
-		good:  map[topology.NodeName]map[topology.NodeName]time.Duration{},
-		asked: map[topology.NodeName]map[topology.NodeName]time.Duration{},
+// newDetector is the agent's detector: the real one, whose probes, process
+// watch and gossip are of this world.
+func (a *agent) newDetector(log *zap.Logger) *detector.Detector {
+	cfg := detector.DefaultConfig()
+	cfg.Self, cfg.Cluster, cfg.Key, cfg.Bind = a.name, "c", make([]byte, 16), a.member.Gossip
+	// As on a LAN, with fewer probes and datagrams: they are much of what a run
+	// takes.
+	cfg.Profile, cfg.Windows.Interval = detector.Custom, 250*time.Millisecond
+	if len(a.w.members) > 4 {
+		cfg.Windows.Interval = 350 * time.Millisecond
 	}
+	cfg.Windows.WriteTimeout = 300 * time.Millisecond // nobody tries writes; it must only fit
+	proc := a.proc
+	d, err := detector.New(cfg, detector.Deps{
+		Log: log.Named("detector"), Classify: classify,
+		Members: func(c *memberlist.Config) (detector.Members, error) { return a.w.gossip.enter(a, proc, c), nil },
+	})
+	if err != nil {
+		panic(err)
+	}
+	d.SetRegistered(a.w.members)
+	return d
 }
 
-// look is one round of probes of one agent, and the gossip of it.
-func (a *agent) look() {
-	w, l := a.w, a.w.loop
-	l.after(l.between(probeEvery-20*time.Millisecond, probeEvery+20*time.Millisecond), a.look)
-	if a.proc.dead || a.proc.frozen {
+// subjects has the detector probe one server after the other, so that their
+// timers do not fire together. A member without a server has no account at
+// those of others.
+func (a *agent) subjects(d *detector.Detector) {
+	if a.server == nil {
 		return
 	}
-	w.told.Lock()
-	defer w.told.Unlock()
-	t := a.tower
-	if t.good[a.name] == nil {
-		t.good[a.name] = map[topology.NodeName]time.Duration{}
-		for _, s := range w.servers {
-			t.good[a.name][s.name] = l.now()
+	var list []detector.Subject
+	for i, s := range a.w.servers {
+		list = append(list, detector.Subject{
+			Name: s.name, Address: s.address, Local: s == a.server, Prober: &prober{w: a.w, by: a.proc, from: a.name, to: s},
+		})
+		known, proc := list[:i+1:i+1], a.proc
+		a.w.loop.later(time.Duration(i)*20*time.Millisecond, time.Duration(i+1)*20*time.Millisecond, func() {
+			a.w.loop.push(proc, func() { d.SetSubjects(known) })
+		})
+	}
+}
+
+// sees tells the agent of a server what has become of its process.
+func (a *agent) sees(kind detector.Kind) {
+	l, d, proc := a.w.loop, a.detector, a.proc
+	if proc.dead {
+		return
+	}
+	var tell func()
+	tell = func() {
+		if proc.frozen {
+			proc.held = append(proc.held, tell)
+			return
+		}
+		l.push(proc, func() {
+			if err := d.Report(detector.Evidence{Subject: a.name, Kind: kind}); err != nil {
+				panic(err)
+			}
+			d.Nudge(a.name)
+		})
+	}
+	l.later(100*time.Microsecond, 3*time.Millisecond, tell)
+}
+
+// wakes passes on to the controller that the record or a verdict has changed.
+// A verdict in a turn of its own: the detector may not be through with what
+// has changed it.
+func (a *agent) wakes(ctx context.Context, d *detector.Detector, record <-chan struct{}, merged chan<- struct{}) {
+	wake := func() {
+		select {
+		case merged <- struct{}{}:
+		default:
 		}
 	}
-	t.heard[a.name] = l.now()
-	for _, s := range w.servers {
-		if s.alive() && !s.hang && !w.net.cutEither(sessions, a.name, s.name) {
-			t.good[a.name][s.name] = l.now()
-		}
-	}
-	for _, b := range w.agents {
-		if b == a || b.proc.dead || b.proc.frozen || w.net.blocked(gossip, a.name, b.name) {
-			continue
-		}
-		b.tower.heard[a.name] = l.now()
-		if b.tower.good[a.name] == nil {
-			b.tower.good[a.name] = map[topology.NodeName]time.Duration{}
-		}
-		for n, at := range t.good[a.name] {
-			b.tower.good[a.name][n] = at
+	l, proc := a.w.loop, a.proc
+	for {
+		select {
+		case <-ctx.Done():
+			return
+		case <-record:
+			wake()
+		case <-d.Changes():
+			l.post(proc, proc.name+" judges anew", func() { l.push(proc, wake) })
 		}
 	}
 }
 
-// Judge implements failover.Detector: Failed when a majority of the members has
-// had no answer for a while.
-func (t *watchtower) Judge(name topology.NodeName) failover.Judgement {
-	t.w.told.Lock()
-	defer t.w.told.Unlock()
-	now := t.w.loop.now()
-	j := failover.Judgement{Subject: name, Verdict: topology.Unknown, At: time.Now(), LastGood: time.Hour, Explanation: "too little is known"}
-	against, known := 0, 0
-	for _, m := range t.w.members {
-		at, ok := t.good[m.Name][name]
-		if !ok || now-t.heard[m.Name] > freshness {
-			continue
-		}
-		known++
-		j.LastGood = min(j.LastGood, now-at)
-		if now-at > failAfter {
-			against++
-		}
+// judge is a detector in the words of failover; implements failover.Detector.
+type judge struct{ d *detector.Detector }
+
+func (j judge) Judge(name topology.NodeName) failover.Judgement {
+	v := j.d.Judgement(name)
+	out := failover.Judgement{
+		Subject: v.Subject, Verdict: v.Verdict, Cause: string(v.Cause), Explanation: v.Explanation,
+		LastGood: max(v.LastGood, 0), FirstBad: v.FirstBad, At: v.At, Needed: v.Needed,
 	}
+	for _, o := range v.Votes {
+		out.Votes = append(out.Votes, failover.Vote{Observer: o.Observer, Kind: string(o.Kind), Age: o.Age, Against: o.Against, For: o.For})
+	}
+	return out
+}
+
+func (j judge) MemberFailed(name topology.NodeName) bool {
+	return j.d.JudgeMember(name).Verdict == topology.Failed
+}
+
+// prober looks at one server from one agent, on a connection that it keeps;
+// implements detector.Prober.
+type prober struct {
+	w    *world
+	by   *process
+	from topology.NodeName
+	to   *server
+	boot int // of the server that the connection is to; 0: none
+}
+
+var (
+	errBroken         = errors.New("connection broken")
+	errConnectTimeout = errors.New("connect timed out")
+	errQueryTimeout   = errors.New("query timed out")
+)
+
+func classify(err error) detector.Kind {
 	switch {
-	case against*2 > len(t.w.members):
-		j.Verdict, j.Explanation, j.Cause, j.FirstBad = topology.Failed, "it does not answer the majority", "query timed out", failAfter
-	case known > 0:
-		j.Verdict, j.Explanation = topology.Healthy, "it answers"
+	case errors.Is(err, errRefused):
+		return detector.Refused
+	case errors.Is(err, errBroken):
+		return detector.ConnectionBroken
+	case errors.Is(err, errConnectTimeout):
+		return detector.SilentHost
+	case errors.Is(err, errQueryTimeout):
+		return detector.Frozen
+	default:
+		return detector.Erring
 	}
-	return j
 }
 
-// MemberFailed implements failover.Detector. What the others think of a member
-// is not known here; that this one has not heard of it is what there is.
-func (t *watchtower) MemberFailed(name topology.NodeName) bool {
-	t.w.told.Lock()
-	defer t.w.told.Unlock()
-	now, gone, fresh := t.w.loop.now(), 0, 0
-	for _, a := range t.w.agents {
-		if now-t.heard[a.name] > freshness {
-			continue
-		}
-		fresh++
-		if now-a.tower.heard[name] > freshness {
-			gone++
+type glance struct {
+	detector.Reading
+	boot int
+}
+
+func (p *prober) Probe(ctx context.Context) (detector.Reading, error) {
+	had := p.boot
+	p.boot = 0
+	got, err := p.w.loop.do(ctx, p.by, string(p.from)+" "+string(p.to.name)+" glance", func(c *call) { p.ask(c, had) })
+	switch {
+	case err == nil:
+		g := got.(glance)
+		p.boot = g.boot
+		return g.Reading, nil
+	case ctx.Err() == nil:
+		return detector.Reading{}, err
+	case had == 0:
+		return detector.Reading{}, errConnectTimeout
+	default:
+		return detector.Reading{}, errQueryTimeout
+	}
+}
+
+func (p *prober) ask(c *call, had int) {
+	w, l, s := p.w, p.w.loop, p.to
+	var arrive func()
+	arrive = func() {
+		switch {
+		case c.over:
+		case s.frozen, s.hang, w.net.cutEither(sessions, p.from, s.name):
+			l.after(20*time.Millisecond, arrive)
+		case had != 0 && (!s.up || s.boot != had):
+			l.finish(c, nil, errBroken)
+		case !s.up:
+			l.finish(c, nil, errRefused)
+		default:
+			g := glance{detector.Reading{Closed: s.superRO}, s.boot}
+			if s.source != nil {
+				g.Receiver = &detector.Receiver{Source: s.source.name, Lost: s.receiverOn && s.stream == nil}
+			}
+			l.finish(c, g, nil)
 		}
 	}
-	return gone*2 > len(t.w.members)
+	l.after(w.net.latency()+s.took(100*time.Microsecond, 500*time.Microsecond), arrive)
 }

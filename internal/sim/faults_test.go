@@ -76,6 +76,7 @@ const (
 	politeStop
 	losePromise
 	breakStreams
+	restartUnder
 	faultKinds
 )
 
@@ -90,6 +91,7 @@ func (k faultKind) String() string {
 		"store without quorum", "a member of the store hangs", "store loses answers", "leadership moves", "a watch delivers nothing", "slow statements",
 		"statements hang", "statements hang on the primary", "disk full", "slow applier", "slow network", "switchover",
 		"polite stop", "promise file lost", "replication connections break",
+		"restart the candidate's server while its agent is frozen",
 	}[k]
 }
 
@@ -124,8 +126,12 @@ func schedule(draw *rand.Rand, length time.Duration) []fault {
 	var faults []fault
 	for range 1 + draw.IntN(3) {
 		at := time.Duration(draw.Int64N(int64(length * 3 / 4)))
-		if draw.IntN(6) == 0 {
+		switch draw.IntN(12) {
+		case 0, 1:
 			faults = append(faults, forgetting(draw, at)...)
+			continue
+		case 2:
+			faults = append(faults, restarting(draw, at)...)
 			continue
 		}
 		faults = append(faults, anew(pick(leading), at, 2500*time.Millisecond))
@@ -154,13 +160,25 @@ func schedule(draw *rand.Rand, length time.Duration) []fault {
 	return faults
 }
 
+func milliseconds(draw *rand.Rand, least, most int) time.Duration {
+	return time.Duration(least+draw.IntN(most-least)) * time.Millisecond
+}
+
+// restarting is an incident in which a new primary's server is restarted in the
+// middle of its promotion, which its agent does not notice.
+func restarting(draw *rand.Rand, at time.Duration) []fault {
+	on := []string{"arm", "let in", "write marker"}[draw.IntN(3)]
+	return []fault{
+		{at: at, length: milliseconds(draw, 1500, 4000), kind: killPrimary},
+		{at: at + time.Millisecond, length: milliseconds(draw, 150, 1000), kind: restartUnder, a: draw.IntN(60), on: on, after: true, nth: 1},
+	}
+}
+
 // forgetting is an incident in which a replica alone acknowledges, has executed
 // little of it, and loses the rest with its host, as the primary dies.
 func forgetting(draw *rand.Rand, at time.Duration) []fault {
 	a := draw.IntN(60)
-	ms := func(least, most int) time.Duration {
-		return time.Duration(least+draw.IntN(most-least)) * time.Millisecond
-	}
+	ms := func(least, most int) time.Duration { return milliseconds(draw, least, most) }
 	return []fault{
 		{at: at, length: ms(2000, 4000), kind: slowApplier, a: a},
 		{at: at, length: ms(600, 2500), kind: cutAllButOne, a: a},
@@ -183,7 +201,7 @@ func (w *world) target(f fault) (s *server, a *agent) {
 		if st.Primary != nil && s.name == st.Primary.Node {
 			s = w.servers[(f.a+1)%len(w.servers)]
 		}
-	case killCandidate, freezeCandidate:
+	case killCandidate, freezeCandidate, restartUnder:
 		if st.Operation != nil && st.Operation.To != "" {
 			s = w.server(st.Operation.To)
 		}
@@ -221,6 +239,12 @@ func (w *world) strike(f fault) (heal func()) {
 	case killAgent, killLeader:
 		a.kill()
 		return a.start
+	case restartUnder:
+		s.kill()
+		l.later(50*time.Millisecond, 100*time.Millisecond, func() { s.start(false) })
+		proc := w.agent(s.name).proc
+		proc.frozen = !proc.dead
+		return func() { l.thaw(proc) }
 	case freezeAgent, freezeLeader:
 		if a.proc.dead {
 			return func() {}

@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"interrex/dbrepl"
+	"interrex/detector"
 	"interrex/internal/gtid"
 	"interrex/internal/topology"
 )
@@ -388,6 +389,7 @@ func (s *server) kill() {
 		return
 	}
 	s.up, s.frozen = false, false
+	s.w.agent(s.name).sees(detector.ProcessExited)
 	for _, c := range s.commits {
 		if c.answer != nil {
 			c.answer(errGone)
@@ -411,6 +413,7 @@ func (s *server) start(forget bool) {
 		return
 	}
 	s.up, s.boot = true, s.boot+1
+	s.w.agent(s.name).sees(detector.ProcessRunning)
 	s.superRO, s.readOnly, s.armed, s.k, s.ackerFlag = true, true, false, 0, false
 	s.timeout = 0
 	if s.w.doubles.startsOpen {

@@ -93,7 +93,7 @@ func TestSeeds(t *testing.T) {
 	}
 	t.Logf("seeds %d to %d", *first, *first+uint64(*seeds)-1)
 	if *workers > 0 {
-		inProcesses(t)
+		inProcesses(t, *seeds)
 		return
 	}
 	sum := newTotals()
@@ -108,11 +108,17 @@ func TestSeeds(t *testing.T) {
 		}
 	}
 	t.Log(sum.String())
-	if *sums != "" {
-		raw, err := json.Marshal(sum)
-		require.NoError(t, err)
-		require.NoError(t, os.WriteFile(*sums, raw, 0o600))
+	save(t, sum)
+}
+
+// save tells the totals to the process that shares out the seeds.
+func save(t *testing.T, sum totals) {
+	if *sums == "" {
+		return
 	}
+	raw, err := json.Marshal(sum)
+	require.NoError(t, err)
+	require.NoError(t, os.WriteFile(*sums, raw, 0o600))
 }
 
 func logger() *zap.Logger {
@@ -128,16 +134,16 @@ func logger() *zap.Logger {
 	return log
 }
 
-// inProcesses runs the seeds in processes with one processor each: handing
+// inProcesses runs this test's seeds in processes with one processor each: handing
 // goroutines from one to another is most of what a second one would do.
-func inProcesses(t *testing.T) {
+func inProcesses(t *testing.T, count int) {
 	const share = 100
 	began := time.Now()
 	var (
 		mu    sync.Mutex
 		sum   = newTotals()
 		next  = *first
-		end   = *first + uint64(*seeds)
+		end   = *first + uint64(count)
 		group sync.WaitGroup
 	)
 	take := func() (from, n uint64) {
@@ -156,7 +162,7 @@ func inProcesses(t *testing.T) {
 				if err != nil {
 					t.Errorf("%v\n%s", err, output)
 				}
-				fmt.Printf("%d of %d seeds in %s, %d failed\n", sum.Seeds, *seeds, time.Since(began).Round(time.Second), len(sum.Failed))
+				fmt.Printf("%d of %d seeds in %s, %d failed\n", sum.Seeds, count, time.Since(began).Round(time.Second), len(sum.Failed))
 				mu.Unlock()
 			}
 		})
@@ -167,8 +173,8 @@ func inProcesses(t *testing.T) {
 
 func inProcess(t *testing.T, from, n uint64) (totals, string, error) {
 	file := filepath.Join(t.TempDir(), fmt.Sprintf("sums-%d", from))
-	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^TestSeeds$", "-test.timeout=1h",
-		fmt.Sprint("-seeds=", n), fmt.Sprint("-seed=", from), "-sums="+file)
+	cmd := exec.CommandContext(t.Context(), os.Args[0], "-test.run=^"+t.Name()+"$", "-test.timeout=1h",
+		fmt.Sprint("-seeds=", n), fmt.Sprint("-replays=", n), fmt.Sprint("-seed=", from), "-sums="+file)
 	cmd.Env = append(os.Environ(), "GOMAXPROCS=1", "GOGC=400")
 	output, err := cmd.CombinedOutput()
 	part := newTotals()
@@ -218,12 +224,20 @@ func shrink(t *testing.T, out outcome) []fault {
 
 // TestReplay runs seeds twice and expects every single event to be the same.
 func TestReplay(t *testing.T) {
-	from := max(*first, 1)
-	for seed := from; seed < from+uint64(*replays); seed++ {
+	*first = max(*first, 1)
+	if *workers > 0 {
+		inProcesses(t, *replays)
+		return
+	}
+	sum := newTotals()
+	defer func() { save(t, sum) }()
+	for seed := *first; seed < *first+uint64(*replays); seed++ {
 		a, b := runSeed(t, seed, options{}), runSeed(t, seed, options{})
+		sum.add(a)
 		if a.sum == b.sum {
 			continue
 		}
+		sum.Failed = append(sum.Failed, seed)
 		c, d := runSeed(t, seed, options{keep: true}), runSeed(t, seed, options{keep: true})
 		i := 0
 		for i < min(len(c.lines), len(d.lines)) && c.lines[i] == d.lines[i] {

@@ -12,6 +12,7 @@ import (
 
 	"go.uber.org/zap"
 
+	"interrex/detector"
 	"interrex/election"
 	"interrex/failover"
 	"interrex/internal/gtid"
@@ -21,11 +22,9 @@ import (
 
 // world is all there is in one run.
 type world struct {
-	// told guards what the loop tells the agents and they look at without
-	// asking: one runs at a time, and the race detector cannot know.
-	told    sync.Mutex
 	loop    *loop
 	net     *network
+	gossip  *fellowship
 	store   *store
 	servers []*server
 	agents  []*agent
@@ -65,9 +64,9 @@ type agent struct {
 	name   topology.NodeName
 	member topology.Member
 	server *server // nil without an instance
-	tower  *watchtower
 
 	proc     *process
+	detector *detector.Detector
 	registry *election.Client
 	deaf     bool // the store's changes are not told
 	keeper   *failover.Keeper
@@ -88,6 +87,7 @@ type shape struct {
 func newWorld(seed uint64, sh shape, t *trace, dir string, d doubles, log *zap.Logger) *world {
 	w := &world{loop: newLoop(seed, t), shape: sh, dir: dir, doubles: d, log: log, injected: map[string]int{}}
 	w.net = &network{loop: w.loop, cuts: map[way]int{}}
+	w.gossip = &fellowship{w: w}
 	w.check = newChecker(w)
 	w.store = newStore(w)
 	for n := range sh.instances {
@@ -98,8 +98,10 @@ func newWorld(seed uint64, sh shape, t *trace, dir string, d doubles, log *zap.L
 	for n := range sh.arbiters {
 		w.members = append(w.members, topology.Member{Name: topology.NodeName(fmt.Sprintf("a%d", n+1))})
 	}
-	for i, m := range w.members {
-		a := &agent{w: w, name: m.Name, member: m, tower: newWatchtower(w, m.Name), proc: newProcess(string(m.Name))}
+	for i := range w.members {
+		m := &w.members[i]
+		m.Gossip = gossipAddress(i)
+		a := &agent{w: w, name: m.Name, member: *m, proc: newProcess(string(m.Name))}
 		a.proc.dead = true
 		a.table = router.NewTable()
 		if m.HasInstance() {
@@ -151,8 +153,10 @@ func (a *agent) start() {
 	}
 	a.proc = newProcess(string(a.name))
 	a.table = router.NewTable()
-	a.registry = a.newElection()
-	reg := a.registry
+	reg := a.newElection()
+	w.check.mu.Lock()
+	a.registry = reg
+	w.check.mu.Unlock()
 	var (
 		inst    failover.Instance
 		rebuild failover.Rebuilder
@@ -172,7 +176,10 @@ func (a *agent) start() {
 	}
 	a.keeper = keeper
 	nodes := links{a, a.proc}
-	watcher := failover.NewWatcher(a.name, reg, nodes, a.tower, 500*time.Millisecond)
+	d := a.newDetector(log)
+	a.detector = d
+	watcher := failover.NewWatcher(a.name, reg, nodes, judge{d}, 500*time.Millisecond)
+	watcher.Sees(failover.Sight{Heard: d.Heard, Within: d.Windows().Freshness, After: 3 * time.Second, ReadLimit: time.Minute})
 	control := failover.NewController(failover.ControllerConfig{
 		Self: a.name, Policy: failover.Policy{
 			Automatic: true, Acks: w.shape.acks, Degrade: w.shape.degrade, DropAfter: w.shape.dropAfter, MaxLag: time.Second,
@@ -182,7 +189,8 @@ func (a *agent) start() {
 		Verifier: verifier{a, a.proc, a.table}, Table: a.table,
 	}, log)
 	changes, _ := reg.Subscribe() // for as long as the process lives
-	control.WakeBy(changes)
+	wake := make(chan struct{}, 1)
+	control.WakeBy(wake)
 	moves, _ := reg.Subscribe()
 	a.control = control
 	a.ctx, a.stop = context.WithCancel(context.Background())
@@ -195,12 +203,18 @@ func (a *agent) start() {
 		run,
 		func(ctx context.Context) error { return reg.Run(onBehalf(ctx, "election")) },
 		func(ctx context.Context) error { return reg.Register(onBehalf(ctx, "registering"), a.member) },
+		d.Run,
+		func(ctx context.Context) error { a.wakes(ctx, d, changes, wake); return nil },
 	} {
 		w.loop.after(w.loop.between(0, 2*time.Millisecond)+time.Duration(i)*time.Millisecond, func() {
 			if !proc.dead {
 				w.wg.Go(func() { _ = part(ctx) })
 			}
 		})
+	}
+	a.subjects(d)
+	if a.server != nil && a.server.up {
+		a.sees(detector.ProcessRunning)
 	}
 }
 
@@ -246,7 +260,7 @@ func (a *agent) node() failover.Node {
 // send brings an order to a member; epoch is 0 for a question.
 func send[T any](ctx context.Context, l link, what string, epoch topology.Epoch, order func(context.Context, failover.Node) (T, error)) (v T, err error) {
 	do := func(ctx context.Context, n failover.Node) (T, error) {
-		promised := l.to.obeyed
+		promised := l.from.w.check.seen(l.to)
 		v, err := order(ctx, n)
 		if err == nil && epoch != 0 {
 			l.from.w.check.obeyed(l.to, what, epoch, promised)
@@ -279,18 +293,26 @@ func (w *world) carry(c *call, l link, do func(context.Context, failover.Node) (
 	arrive = func() {
 		proc := l.to.proc
 		switch {
-		case c.over: // its sender has hung up
+		case c.over && w.lost(c): // its sender has hung up, or died
 		case w.net.blocked(orders, from, to):
 			w.net.onHeal(arrive)
 		case proc.dead:
 			w.back(c, to, from, nil, errRefused)
 		case proc.frozen:
-			proc.held = append(proc.held, arrive)
+			// Each has a connection of its own: they are read in any order.
+			proc.held = append(proc.held, func() { w.loop.later(0, 3*time.Millisecond, arrive) })
 		default:
 			w.serve(c, l.to, from, do)
 		}
 	}
 	w.loop.after(w.net.latency(), arrive)
+}
+
+// lost tells whether an order does not arrive whose sender waits for it no more.
+// Half of those that were on their way do, if their time has not run out.
+func (w *world) lost(c *call) bool {
+	deadline, ok := c.ctx.Deadline()
+	return ok && !deadline.After(time.Now()) || w.loop.chance(50)
 }
 
 // serve runs a command in a goroutine of the member that got it.
@@ -301,13 +323,19 @@ func (w *world) serve(c *call, at *agent, from topology.NodeName, do func(contex
 	}
 	ctx = onBehalf(ctx, c.key)
 	// One that hangs up is noticed, unless the way is cut.
-	c.onEnd = func() {
-		w.loop.finish(c, nil, c.ctx.Err())
+	hangUp := func() {
 		w.loop.after(w.net.latency(), func() {
 			if !w.net.blocked(orders, from, at.name) {
 				cancel()
 			}
 		})
+	}
+	c.onEnd = func() {
+		w.loop.finish(c, nil, c.ctx.Err())
+		hangUp()
+	}
+	if c.over {
+		hangUp()
 	}
 	proc, node := at.proc, at.node()
 	w.wg.Go(func() {
