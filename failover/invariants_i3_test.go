@@ -77,3 +77,32 @@ func TestInvariant_I3_RestartedInItsPromotion(t *testing.T) {
 		})
 	})
 }
+
+// What is known of the register has to be of the order's epoch before a node
+// may acknowledge by that order.
+func TestInvariant_I3_AcknowledgesByTheRegisterOfTheOrder(t *testing.T) {
+	withKeepers(t, func(t *testing.T, c *cluster, k func(topology.NodeName) *Keeper) {
+		n2 := c.server("n2")
+		order := func() error { return k("n3").Follow(t.Context(), followRequest(6, n2, true)) }
+		c.server("n1").kill()
+		c.record(recordPrimary("n2", 6))
+		c.record(func(s *election.State) { s.Register = register(0) })
+		before := c.agents["n3"].registry.Snapshot()
+		before.State.Epoch, before.State.Register = 5, register(1, "n2", "n3")
+		c.agents["n3"].registry.pinned = &before // of the epoch before, where it was an acker
+		require.ErrorIs(t, order(), ErrNotRecorded)
+
+		c.record(func(s *election.State) { s.Register = register(1, "n3") })
+		c.record(func(s *election.State) { s.Epoch = 7 })
+		require.ErrorIs(t, order(), ErrStaleEpoch, "what it has read meanwhile counts")
+
+		c.record(func(s *election.State) { s.Epoch = 5 })
+		require.ErrorIs(t, order(), ErrNotRecorded, "a record that went back")
+
+		c.record(func(s *election.State) { s.Epoch = 6 })
+		require.NoError(t, order())
+		st, err := c.server("n3").Probe(t.Context())
+		require.NoError(t, err)
+		require.Equal(t, n2.uuid, st.Source.ServerUUID)
+	})
+}

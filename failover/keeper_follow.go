@@ -7,6 +7,7 @@ import (
 
 	"interrex/dbrepl"
 	"interrex/internal/gtid"
+	"interrex/internal/topology"
 )
 
 // Follow makes the instance a replica of the source. An instance that holds
@@ -21,7 +22,7 @@ func (k *Keeper) Follow(ctx context.Context, req FollowRequest) error {
 		return ErrNoInstance
 	}
 	if req.Acker {
-		if err := k.registered(ctx); err != nil {
+		if err := k.registered(ctx, req.Epoch); err != nil {
 			return err
 		}
 	} else if _, err := k.reg.Read(ctx); err != nil {
@@ -89,14 +90,21 @@ func (k *Keeper) alone(ctx context.Context, received gtid.Set, req FollowRequest
 }
 
 // registered makes sure that this node is in the acker register before it may
-// acknowledge anything (I3), and is not about to leave it.
-func (k *Keeper) registered(ctx context.Context) error {
+// acknowledge anything (I3), and is not about to leave it. A record of an epoch
+// before the order's proves nothing: its register is not the one that counts.
+func (k *Keeper) registered(ctx context.Context, epoch topology.Epoch) error {
 	name := k.cfg.Member.Name
 	s := k.reg.Snapshot()
-	if !s.State.Register.Has(name) || s.State.Leaving(name) {
+	if s.State.Epoch != epoch || !s.State.Register.Has(name) || s.State.Leaving(name) {
 		var err error
 		if s, err = k.reg.Read(ctx); err != nil {
 			return fmt.Errorf("read the register before acknowledging: %w", err)
+		}
+		if s.State.Epoch > epoch {
+			return &StaleEpochError{Node: name, Asked: epoch, Promised: s.State.Epoch}
+		}
+		if s.State.Epoch < epoch {
+			return fmt.Errorf("the record is of epoch %d, the order of %d: %w", s.State.Epoch, epoch, ErrNotRecorded)
 		}
 		if !s.State.Register.Has(name) || s.State.Leaving(name) {
 			return fmt.Errorf("%s is not a registered acker: %w", name, ErrNotRecorded)
