@@ -209,6 +209,14 @@ func (d *Detector) JudgeMember(name topology.NodeName) Judgement {
 	return d.judgement(matter{name: name, member: true}, time.Now())
 }
 
+// MemberFailed is whether JudgeMember would say Failed, for those who do not need
+// its words.
+func (d *Detector) MemberFailed(name topology.NodeName) bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	return d.weigh(matter{name: name, member: true}, time.Now()).Verdict == topology.Failed
+}
+
 // Evidence returns what is known about an instance and its member, with ages
 // as of now, ordered by observer.
 func (d *Detector) Evidence(subject topology.NodeName) []Evidence {

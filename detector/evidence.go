@@ -218,6 +218,12 @@ type Evidence struct {
 	Detail string `json:"detail,omitempty"`
 }
 
+// repeats tells whether the evidence says again, of something that works, what
+// the same observer's evidence said that still counted.
+func (ev Evidence) repeats(before Evidence, freshness time.Duration) bool {
+	return ev.Kind.Good() && ev.Kind == before.Kind && ev.Slow == before.Slow && before.Age <= freshness
+}
+
 // seen is evidence with the moment its ages refer to, by our own clock.
 type seen struct {
 	Evidence

@@ -15,8 +15,10 @@ import (
 func (d *Detector) record(ev Evidence) {
 	d.mu.Lock()
 	now := time.Now()
-	news, reliable := d.keep(&ev, now)
-	d.judge(matter{name: ev.Subject, member: ev.Kind.group() == groupMember}, now)
+	news, reliable, before := d.keep(&ev, now)
+	if m := (matter{name: ev.Subject, member: ev.Kind.group() == groupMember}); d.rejudges(m, ev, before) {
+		d.judge(m, now)
+	}
 	if news && ev.Kind.raisesSuspicion() {
 		wake(d.suspicions[ev.Subject])
 	}
@@ -31,8 +33,9 @@ func (d *Detector) record(ev Evidence) {
 }
 
 // keep completes own evidence with what its predecessor knew and stores it.
-// news: the others should know now; reliable: at any cost.
-func (d *Detector) keep(ev *Evidence, now time.Time) (news, reliable bool) {
+// news: the others should know now; reliable: at any cost; old: what it
+// replaces, as of now.
+func (d *Detector) keep(ev *Evidence, now time.Time) (news, reliable bool, old *Evidence) {
 	ev.Observer, ev.Boot, ev.Slow = d.cfg.Self, d.boot, d.slow(now)
 	ev.Detail = clean(ev.Detail)
 	d.seq++
@@ -44,7 +47,8 @@ func (d *Detector) keep(ev *Evidence, now time.Time) (news, reliable bool) {
 	}
 	before, had := d.store.put(*ev, now)
 	if had {
-		old := before.later(now)
+		was := before.later(now)
+		old = &was
 		if old.Kind.Good() == ev.Kind.Good() && old.Kind.Bad() == ev.Kind.Bad() {
 			ev.Since = max(ev.Since, old.Since)
 		}
@@ -58,7 +62,7 @@ func (d *Detector) keep(ev *Evidence, now time.Time) (news, reliable bool) {
 	}
 	news = !had || before.Kind != ev.Kind || (ev.Kind.timeout() && ev.Misses == d.w.Misses)
 	reliable = news && (ev.Kind.Bad() || (had && before.Kind.Bad()))
-	return news, reliable
+	return news, reliable, old
 }
 
 // slow tells whether this member should not be believed about others.
@@ -172,7 +176,9 @@ func (d *Detector) take(env envelope) {
 	touched := map[matter]bool{}
 	for _, c := range d.store.accept(env, now) {
 		m := matter{name: c.evidence.Subject, member: c.evidence.Kind.group() == groupMember}
-		touched[m] = true
+		if d.rejudges(m, c.evidence, c.before) {
+			touched[m] = true
+		}
 		if c.turned && c.evidence.Kind.Bad() && !m.member {
 			d.nudge(m.name)
 		}

@@ -57,6 +57,7 @@ type change struct {
 	evidence Evidence
 	// turned: the observer's view of the subject is another than before.
 	turned bool
+	before *Evidence // what stood there, as it was at the time; nil: nothing
 }
 
 // accept keeps what a datagram says. A message of an earlier boot of its
@@ -99,13 +100,22 @@ func (s *store) accept(env envelope, now time.Time) []change {
 			continue
 		}
 		s.set(k, seen{ev, now})
-		out = append(out, change{ev, !had || old.Kind != ev.Kind})
+		c := change{evidence: ev, turned: !had || old.Kind != ev.Kind}
+		if had {
+			before := old.later(now)
+			c.before = &before
+		}
+		out = append(out, c)
 	}
 	return out
 }
 
-// drop empties one slot.
-func (s *store) drop(k slot) { delete(s.slots[k.subject], k) }
+// drop empties one slot and tells whether there was anything in it.
+func (s *store) drop(k slot) bool {
+	_, had := s.slots[k.subject][k]
+	delete(s.slots[k.subject], k)
+	return had
+}
 
 // forget drops slots.
 func (s *store) forget(which func(slot) bool) {

@@ -55,6 +55,13 @@ func (d *Detector) judge(m matter, now time.Time) {
 	}
 }
 
+// rejudges tells whether evidence on a matter may change the opinion on it. What
+// repeats that a healthy instance or member works changes no vote; that it lasts
+// longer then is noticed when the opinion is due.
+func (d *Detector) rejudges(m matter, ev Evidence, before *Evidence) bool {
+	return before == nil || d.verdicts[m].verdict != topology.Healthy || !ev.repeats(*before, d.w.Freshness)
+}
+
 func (d *Detector) tell(m matter, before topology.Verdict, j Judgement) {
 	what := "instance"
 	if m.member {

@@ -114,8 +114,9 @@ func (d *Detector) answersOpen(name topology.NodeName) bool {
 func (d *Detector) retract(subject topology.NodeName, g group) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	d.store.drop(slot{d.cfg.Self, subject, g})
-	d.judge(matter{name: subject}, time.Now())
+	if d.store.drop(slot{d.cfg.Self, subject, g}) {
+		d.judge(matter{name: subject}, time.Now())
+	}
 }
 
 // starvation finds out since when no waiting commit has been acknowledged.
