@@ -33,7 +33,7 @@ func (r RouteKeeper) Run(ctx context.Context) error {
 	defer tick.Stop()
 	isolated := false
 	for {
-		v := r.Watcher.View()
+		v := r.Watcher.unjudged()
 		if v.base.Revision > 0 {
 			route := r.route(v.State)
 			if _, err := r.Table.Apply(route); err != nil && !errors.Is(err, router.ErrStaleRoute) {

@@ -228,6 +228,19 @@ func (w *Watcher) Ask(ctx context.Context, name topology.NodeName) (NodeStatus, 
 
 // View is the present view; it asks nobody.
 func (w *Watcher) View() View {
+	v := w.unjudged()
+	if p := v.State.Primary; p != nil {
+		v.Primary, v.AgentGone = w.det.Judge(p.Node), w.det.MemberFailed(p.Node)
+	}
+	now := time.Now()
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	v.Calm, v.Crashed = w.calm.since(now, v.State.Unrest), w.crash.since(now, v.Primary)
+	return v
+}
+
+// unjudged is the view without what is thought of the primary.
+func (w *Watcher) unjudged() View {
 	// Asked in this order: while etcd is told to answer, the record is as new as
 	// that answer.
 	reachable := w.etcdOK.Load()
@@ -237,15 +250,8 @@ func (w *Watcher) View() View {
 		EtcdReachable: reachable, Members: w.reg.Members(), base: snap,
 	}
 	w.mu.Lock()
-	v.Nodes, v.Unreachable, v.Sighted = maps.Clone(w.status), maps.Clone(w.silent), maps.Clone(w.sighted)
-	w.mu.Unlock()
-	if p := snap.State.Primary; p != nil {
-		v.Primary, v.AgentGone = w.det.Judge(p.Node), w.det.MemberFailed(p.Node)
-	}
-	now := time.Now()
-	w.mu.Lock()
 	defer w.mu.Unlock()
+	v.Nodes, v.Unreachable, v.Sighted = maps.Clone(w.status), maps.Clone(w.silent), maps.Clone(w.sighted)
 	v.Isolated = w.isolated
-	v.Calm, v.Crashed = w.calm.since(now, snap.State.Unrest), w.crash.since(now, v.Primary)
 	return v
 }

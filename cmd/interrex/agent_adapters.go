@@ -29,7 +29,7 @@ func (j judge) Judge(subject topology.NodeName) failover.Judgement {
 }
 
 func (j judge) MemberFailed(name topology.NodeName) bool {
-	return j.d.JudgeMember(name).Verdict == topology.Failed
+	return j.d.MemberFailed(name)
 }
 
 func judgementOf(d detector.Judgement) failover.Judgement {
