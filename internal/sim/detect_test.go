@@ -117,7 +117,7 @@ func (j judge) Judge(name topology.NodeName) failover.Judgement {
 }
 
 func (j judge) MemberFailed(name topology.NodeName) bool {
-	return j.d.JudgeMember(name).Verdict == topology.Failed
+	return j.d.MemberFailed(name)
 }
 
 // prober looks at one server from one agent, on a connection that it keeps;
@@ -190,6 +190,9 @@ func (p *prober) ask(c *call, had int) {
 			g := glance{detector.Reading{Closed: s.superRO}, s.boot}
 			if s.source != nil {
 				g.Receiver = &detector.Receiver{Source: s.source.name, Lost: s.receiverOn && s.stream == nil}
+			}
+			if s.armed {
+				g.Acks = &detector.Acks{Waiting: len(s.commits), Acknowledged: s.acked}
 			}
 			l.finish(c, g, nil)
 		}

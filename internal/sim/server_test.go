@@ -42,6 +42,7 @@ type server struct {
 	retrieved gtid.Set // in the relay log
 	logged    gtid.Set // in the binary log: executed, and what waits
 	next      int
+	acked     uint64    // commits that were acknowledged since the start
 	commits   []*commit // under way, in the order of the binary log
 	marker    topology.Marker
 
@@ -188,6 +189,9 @@ func (s *server) settle() {
 		}
 		s.commits = slices.DeleteFunc(s.commits, func(o *commit) bool { return o == c })
 		s.executed = s.executed.Union(c.id)
+		if s.armed {
+			s.acked++
+		}
 		if c.marker != nil && c.marker.Epoch > s.marker.Epoch {
 			s.marker = *c.marker
 		}
@@ -415,7 +419,7 @@ func (s *server) start(forget bool) {
 	s.up, s.boot = true, s.boot+1
 	s.w.agent(s.name).sees(detector.ProcessRunning)
 	s.superRO, s.readOnly, s.armed, s.k, s.ackerFlag = true, true, false, 0, false
-	s.timeout = 0
+	s.timeout, s.acked = 0, 0
 	if s.w.doubles.startsOpen {
 		s.superRO, s.readOnly = false, false
 	}
