@@ -3,6 +3,7 @@ package sim
 import (
 	"context"
 	"errors"
+	"sync/atomic"
 	"time"
 
 	"github.com/hashicorp/memberlist"
@@ -79,8 +80,8 @@ func (a *agent) sees(kind detector.Kind) {
 }
 
 // wakes passes on to the controller that the record or a verdict has changed.
-// A verdict in a turn of its own: the detector may not be through with what
-// has changed it.
+// A verdict in a turn of its own, one for all that change together: the detector
+// may not be through with what has changed the first.
 func (a *agent) wakes(ctx context.Context, d *detector.Detector, record <-chan struct{}, merged chan<- struct{}) {
 	wake := func() {
 		select {
@@ -89,6 +90,7 @@ func (a *agent) wakes(ctx context.Context, d *detector.Detector, record <-chan s
 		}
 	}
 	l, proc := a.w.loop, a.proc
+	var told atomic.Bool
 	for {
 		select {
 		case <-ctx.Done():
@@ -96,7 +98,12 @@ func (a *agent) wakes(ctx context.Context, d *detector.Detector, record <-chan s
 		case <-record:
 			wake()
 		case <-d.Changes():
-			l.post(proc, proc.name+" judges anew", func() { l.push(proc, wake) })
+			if told.Swap(true) {
+				continue
+			}
+			l.post(proc, proc.name+" judges anew", func() {
+				l.push(proc, func() { told.Store(false); wake() })
+			})
 		}
 	}
 }

@@ -238,7 +238,13 @@ func TestReplay(t *testing.T) {
 			continue
 		}
 		sum.Failed = append(sum.Failed, seed)
-		c, d := runSeed(t, seed, options{keep: true}), runSeed(t, seed, options{keep: true})
+		c := runSeed(t, seed, options{keep: true})
+		d := c
+		for range 50 { // it may be rare
+			if d = runSeed(t, seed, options{keep: true}); d.sum != c.sum {
+				break
+			}
+		}
 		i := 0
 		for i < min(len(c.lines), len(d.lines)) && c.lines[i] == d.lines[i] {
 			i++
@@ -246,6 +252,6 @@ func TestReplay(t *testing.T) {
 		cut := func(lines []string) string {
 			return strings.Join(lines[max(0, i-10):min(i+5, len(lines))], "\n")
 		}
-		t.Errorf("seed %d: a second run is another; in two more, line %d of the trace differs first (or none):\n%s\n---\n%s", seed, i, cut(c.lines), cut(d.lines))
+		t.Errorf("seed %d: a second run is another; in more of them, line %d of the trace differs first (or none):\n%s\n---\n%s", seed, i, cut(c.lines), cut(d.lines))
 	}
 }
