@@ -21,7 +21,7 @@ func TestMutants(t *testing.T) {
 		doubles doubles
 		first   uint64
 	}{
-		{"freezing stops the receiver (I1)", doubles{instance: func(i failover.Instance, own instance) failover.Instance { return leaky{i, own} }}, 94},
+		{"freezing stops the receiver (I1)", doubles{instance: func(i failover.Instance, own instance) failover.Instance { return leaky{i, own} }}, 177},
 		{"a stale epoch is refused (I5)", doubles{node: func(n failover.Node, _ *agent) failover.Node { return obedient{n} }}, 88},
 		{"a restarted acker proves nothing (I1)", doubles{node: func(n failover.Node, _ *agent) failover.Node { return trustful{n} }}, 12},
 		{"a change of the record compares (I5)", doubles{anyBase: true}, 99},
