@@ -84,7 +84,7 @@ func TestX1CandidateDiesAtEachStep(t *testing.T) {
 				time.Sleep(time.Second)
 				candidate, died := topology.NodeName(""), false
 				c.hook(func(e event) error {
-					if e.what == "catchup" || e.what == "freeze" && at.what == "freeze" {
+					if !died && (e.what == "catchup" || e.what == "freeze" && at.what == "freeze") {
 						candidate = e.to
 					}
 					if candidate != "" && !died && e.what == at.what && e.after == at.after && (at.to == "" || e.to == at.to) {
