@@ -142,9 +142,10 @@ func (w *world) play(faults []fault) (out outcome) {
 	healed := l.now()
 	w.await(healLimit, w.check.unsettled, "healing")
 	out.healedIn = l.now() - healed
+	// What was asked for before may begin only now, and has to end.
 	w.await(drainLimit, func() string {
-		if w.check.level() {
-			return ""
+		if why := w.check.unsettled(); why != "" || w.check.level() {
+			return why
 		}
 		return "not all have executed the same"
 	}, "draining")
