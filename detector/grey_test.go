@@ -256,7 +256,7 @@ func TestCutOff(t *testing.T) {
 		}, 1300 * ms},
 		{"replicas have lost it", func(w *world) {
 			for i := 1; i < 3; i++ {
-				w.views[i][i].set(func(s *server) { s.reading.Receiver.Lost = true })
+				w.views[i][i].set(func(s *server) { s.reading.Receiver = &Receiver{Source: "n1", Lost: true} })
 			}
 		}, 900 * ms},
 	} {
