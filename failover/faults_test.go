@@ -171,7 +171,7 @@ func TestX6CutAtEachStep(t *testing.T) {
 						clients.Go(func() {
 							for goOn.Err() == nil {
 								_ = c.commitBy("n1", time.Second)
-								time.Sleep(5 * time.Millisecond)
+								time.Sleep(20 * time.Millisecond)
 							}
 						})
 					}

@@ -93,7 +93,7 @@ func allAccountsChange(t *testing.T, degrade bool) {
 			c.server(n).kill()
 			c.server(n).start(false)
 		}
-		time.Sleep(5 * time.Minute)
+		time.Sleep(time.Minute)
 		require.True(t, c.connected("n2") || c.connected("n3"), "%+v\n%s", c.state().Register, c.describe())
 	}, func(c *cluster) { c.policy(func(p *Policy) { p.Acks, p.Degrade = 0, degrade }) }, newAccounts("n1", "n2", "n3"))
 }
