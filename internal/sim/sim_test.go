@@ -22,10 +22,10 @@ import (
 )
 
 var (
-	seeds   = flag.Int("seeds", 30, "how many seeds TestSeeds runs")
+	seeds   = flag.Int("seeds", 20, "how many seeds TestSeeds runs")
 	first   = flag.Uint64("seed", 0, "the first of them; 0: any")
 	workers = flag.Int("workers", 0, "processes that share them; 0: this one runs them")
-	replays = flag.Int("replays", 10, "how many seeds TestReplay runs twice")
+	replays = flag.Int("replays", 8, "how many seeds TestReplay runs twice")
 	words   = flag.Bool("words", false, "print all that happens, and what the agents log")
 	sums    = flag.String("sums", "", "a file for the totals, as JSON")
 )
