@@ -34,6 +34,17 @@ func (k *Keeper) Follow(ctx context.Context, req FollowRequest) error {
 	if err != nil {
 		return fmt.Errorf("look at %s before following: %w: %w", k.cfg.Member.Name, ErrNoInstance, err)
 	}
+	if !st.SuperReadOnly {
+		// It was a primary. Were it only told to follow, a commit that waits there
+		// would use up the time of this order, and the next order comes before
+		// this node has got round to isolating it.
+		if err := k.shut(ctx); err != nil {
+			return fmt.Errorf("close %s before following: %w", k.cfg.Member.Name, err)
+		}
+		if st, err = k.inst.Probe(ctx); err != nil {
+			return fmt.Errorf("look at %s before following: %w: %w", k.cfg.Member.Name, ErrNoInstance, err)
+		}
+	}
 	same := st.Source != nil && st.Source.ServerUUID == req.SourceUUID && st.Source.ReceiverOn
 	if !same {
 		// Re-pointing may purge what is received and not applied; that is only

@@ -238,20 +238,25 @@ func (k *Keeper) isolate(ctx context.Context, state election.State) {
 	state = snap.State
 	k.log.Warn("instance is open but another is primary: isolating",
 		zap.String("primary", string(state.Primary.Node)), zap.Uint64("epoch", uint64(state.Epoch)))
-	ictx, cancel := context.WithTimeout(cctx, 2*time.Second)
-	defer cancel()
-	err = k.inst.Isolate(ictx)
-	if err == nil {
-		return
-	}
-	if !errors.Is(err, dbrepl.ErrCommitsWaiting) || k.rebuild == nil {
+	if err := k.shut(cctx); err != nil {
 		k.log.Error("instance could not be isolated; it cannot acknowledge commits, retrying", zap.Error(err))
-		return
+	}
+}
+
+// shut isolates an instance that is no primary any more, by a restart where
+// commits keep it from closing.
+func (k *Keeper) shut(ctx context.Context) error {
+	ictx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	err := k.inst.Isolate(ictx)
+	if !errors.Is(err, dbrepl.ErrCommitsWaiting) || k.rebuild == nil || ctx.Err() != nil {
+		return err
 	}
 	k.log.Warn("commits wait for acknowledgements that will not come: restarting the server closed")
-	if err := k.rebuild.Restart(cctx); err != nil {
-		k.log.Error("server could not be restarted; end it with SIGKILL and start it by hand", zap.Error(err))
+	if err := k.rebuild.Restart(ctx); err != nil {
+		return fmt.Errorf("restart %s, which has to be ended with SIGKILL and started by hand: %w", k.cfg.Member.Name, err)
 	}
+	return nil
 }
 
 // Rebuild saves what the instance holds alone and makes it a copy of the
