@@ -27,7 +27,10 @@ func TestFormerPrimaryWhoseCommitsWaitFollows(t *testing.T) {
 			answer <- err
 		}()
 		synctest.Wait()
-		c.fleet.change(func() { n2.executed = n2.executed.Union(n1.has()) }) // only the acknowledgement was lost
+		c.fleet.change(func() { // only the acknowledgement was lost
+			n2.executed = n2.executed.Union(n1.executed).Union(n1.committing)
+			n2.received = n2.executed
+		})
 		c.record(recordPrimary("n2", 6))
 		c.record(func(s *election.State) { s.Register = register(1, "n1") })
 		ctx, cancel := context.WithTimeout(t.Context(), 5*time.Second)
