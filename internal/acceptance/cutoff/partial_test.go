@@ -92,7 +92,7 @@ func TestW3OneWayCut(t *testing.T) {
 			},
 		},
 		{
-			name: "from the primary to one replica", outage: 2 * time.Second, named: timeouts,
+			name: "from the primary to one replica", outage: 4 * time.Second, named: timeouts,
 			drops: func(x *trial) []nethost.Drop {
 				return x.drops(nethost.Drop{At: x.host(x.others[0]), In: true}, x.primary)
 			},
@@ -108,15 +108,15 @@ func TestW4PartialCut(t *testing.T) {
 	timeouts, well := []string{"silent_host", "frozen"}, []string{"alive"}
 	for _, k := range []cutCase{
 		{
-			name: "the third sees neither the primary nor the replica", outage: 2 * time.Second, named: timeouts,
+			name: "the third sees neither the primary nor the replica", outage: 4 * time.Second, named: timeouts,
 			drops: func(x *trial) []nethost.Drop { return x.apart(x.others[1], x.others[0], x.primary) },
 		},
 		{
-			name: "the primary and a replica, both see the third", outage: 2 * time.Second, named: timeouts,
+			name: "the primary and a replica, both see the third", outage: 4 * time.Second, named: timeouts,
 			drops: func(x *trial) []nethost.Drop { return x.apart(x.others[0], x.primary) },
 		},
 		{
-			name: "the replicas, both see the primary", outage: 2 * time.Second, named: well,
+			name: "the replicas, both see the primary", outage: 4 * time.Second, named: well,
 			drops: func(x *trial) []nethost.Drop { return x.apart(x.others[0], x.others[1]) },
 		},
 	} {
