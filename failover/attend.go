@@ -2,6 +2,7 @@ package failover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"time"
 
@@ -52,8 +53,8 @@ func (o *operation) lost(name topology.NodeName) error {
 
 // because adds to the error of a call under an attended context why that ended.
 func because(ctx context.Context, err error) error {
-	if err == nil || ctx.Err() == nil || context.Cause(ctx) == ctx.Err() {
-		return err
+	if cause := context.Cause(ctx); err != nil && errors.Is(cause, ErrNoInstance) {
+		return fmt.Errorf("%w: %w", cause, err)
 	}
-	return fmt.Errorf("%w: %w", context.Cause(ctx), err)
+	return err
 }

@@ -68,13 +68,10 @@ func decideRemedy(state election.State, n NodeStatus, primary NodeStatus, p Poli
 	inst, has := n.Instance, primary.Instance.Executed.Union(primary.Instance.Committing)
 	errant := inst.Received.Minus(has)
 	src := inst.Source
-	switch cut := cutFrom(inst, primary.Instance); {
-	case (!errant.IsEmpty() || cut && !inst.Executed.Intersect(has).IsEmpty()) && p.Rebuild:
-		return remedyRebuild, errant
-	case !errant.IsEmpty() || cut:
-		// Data of a server that has no history in common with this cluster may be
-		// somebody's, whatever its GTIDs say.
-		return remedyReport, errant
+	if !errant.IsEmpty() || cutFrom(inst, primary.Instance) {
+		return remedyBeyond(inst.Executed.Intersect(has), errant, p), errant
+	}
+	switch {
 	case state.Register.IsShut(n.Member.Name):
 		if state.Register.Has(n.Member.Name) {
 			return remedyNone, errant // it is about to leave the register, or to stay
@@ -102,6 +99,16 @@ func decideRemedy(state election.State, n NodeStatus, primary NodeStatus, p Poli
 		return remedyRefit, errant
 	}
 	return remedyNone, errant
+}
+
+// remedyBeyond is for what cannot be made to follow as it is: it is errant, or cut
+// from the primary. Where it has nothing in common with this cluster its data may
+// be somebody's, whatever its GTIDs say.
+func remedyBeyond(common, errant gtid.Set, p Policy) remedy {
+	if p.Rebuild && (!errant.IsEmpty() || !common.IsEmpty()) {
+		return remedyRebuild
+	}
+	return remedyReport
 }
 
 // cutFrom tells whether an instance, which receives nothing, lacks what the
