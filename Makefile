@@ -26,6 +26,8 @@ TEST_P ?= 2
 # What is tested, and how else: make test PKG=./router/... ARGS='-run Hold -v'
 PKG  ?= ./...
 ARGS ?=
+# The longest package is begun first: last, it would run with the other core idle.
+FIRST := $(if $(filter ./...,$(PKG)),./internal/acceptance)
 # How often make bench kills the primary, and the file it writes its tables to;
 # the folder that make chaos keeps (default: a temporary one, kept if something
 # is found).
@@ -54,7 +56,7 @@ fetch: build ## Fetch the servers that demo and tests run, once
 .PHONY: test
 test: need-cc fetch ## Run every test with the race detector, on real servers (PKG=, ARGS=)
 	$(if $(DEPLOY),,@echo 'make test: docs/deploy is left out: install supervisor and systemd to test it too')
-	$(GO) test -race -tags $(TEST_TAGS) -buildvcs=false -timeout 20m -p $(TEST_P) $(ARGS) $(PKG)
+	$(GO) test -race -tags $(TEST_TAGS) -buildvcs=false -timeout 20m -p $(TEST_P) $(ARGS) $(FIRST) $(PKG)
 
 # Rounds of soak-failover.
 ROUNDS ?= 20
