@@ -82,6 +82,16 @@ type episodes struct {
 func (e *episodes) observe(now time.Time, v View, judged []Judgement, gates []Gate) (over []Decision) {
 	for _, j := range judged {
 		d := e.open[j.Subject]
+		if d != nil && !d.Primary && isPrimary(v, j.Subject) {
+			// What was seen of it as a replica is another matter.
+			if d.healthy.IsZero() {
+				d.healthy = now
+			}
+			d.end(d.healthy, DecisionRecovered)
+			over = append(over, *d)
+			delete(e.open, j.Subject)
+			d = nil
+		}
 		accused := j.Verdict == topology.Suspect || j.Verdict == topology.Failed
 		if d == nil && accused {
 			e.next++
@@ -111,10 +121,13 @@ func (e *episodes) observe(now time.Time, v View, judged []Judgement, gates []Ga
 	return over
 }
 
+func isPrimary(v View, name topology.NodeName) bool {
+	return v.State.Primary != nil && v.State.Primary.Node == name
+}
+
 func (e *episodes) begin(now time.Time, v View, j Judgement) *Decision {
-	p := v.State.Primary
 	return &Decision{
-		ID: decisionID(e.self, e.next), By: e.self, Subject: j.Subject, Primary: p != nil && p.Node == j.Subject,
+		ID: decisionID(e.self, e.next), By: e.self, Subject: j.Subject, Primary: isPrimary(v, j.Subject),
 		Outcome: DecisionOpen, BeganAt: now.Add(-j.FirstBad).UTC().Round(0), began: now.Add(-j.FirstBad), epoch: v.State.Epoch,
 	}
 }

@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -103,6 +104,17 @@ func TestEpisodes(t *testing.T) {
 			want:  []Decision{{Outcome: DecisionFailedOver, Epoch: 6, Times: 1, Lasted: time.Second, Worst: accusedBy(3)}},
 		},
 		{
+			name: "suspected as a replica, and failed over as the primary soon after",
+			looks: []look{
+				{against: 1, change: []func(*View){movedTo("n2")}}, {after: time.Second, change: []func(*View){movedTo("n2")}},
+				{after: 2 * time.Second, against: 2}, {after: time.Second, against: 3, change: []func(*View){movedTo("n2")}},
+			},
+			want: []Decision{
+				{Outcome: DecisionRecovered, Times: 1, Lasted: time.Second, Worst: accusedBy(1)},
+				{Outcome: DecisionFailedOver, Epoch: 6, Times: 1, Lasted: time.Second, Worst: accusedBy(3)},
+			},
+		},
+		{
 			name:  "the operation that moves it is not over yet",
 			looks: []look{{against: 2}, {after: time.Second, against: 2, change: []func(*View){inOperation(election.Failover, stepRevoke)}}},
 			open:  1,
@@ -134,8 +146,8 @@ func TestEpisodes(t *testing.T) {
 					d.Held[i].since = time.Time{}
 				}
 				require.Equal(t, w.Held, d.Held)
-				require.Equal(t, "a1-1", d.ID)
-				require.True(t, d.Primary)
+				require.Equal(t, decisionID("a1", i+1), d.ID)
+				require.Equal(t, !strings.HasPrefix(c.name, "suspected as a replica") || i > 0, d.Primary)
 				require.True(t, d.Led)
 			}
 		})
