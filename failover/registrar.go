@@ -28,7 +28,7 @@ type registrar struct {
 	// missing says since when an acker has not been seen acknowledging, or has held
 	// what the primary lacks.
 	missing map[topology.NodeName]time.Time
-	alone   map[topology.NodeName]gtid.Set // what it held at the last look
+	alone   map[topology.NodeName]gtid.Set // what it has held alone all the while
 	epoch   topology.Epoch
 }
 
@@ -96,18 +96,21 @@ func (r *registrar) look(v View, now time.Time) {
 	}
 }
 
-// holdsAlone tells whether an acker holds something that the primary has lacked
-// for two looks. The two were not asked at one moment, so one look may be wrong,
-// and two of the same answers; only for how long it lasts counts.
+// holdsAlone tells whether an acker holds something that the primary lacked at the
+// look before, too. The two were not asked at one moment, so that says little at
+// once; the same transactions have to be lacking for as long as it is to count.
 func (r *registrar) holdsAlone(v View, n topology.NodeName) bool {
 	primary, acker := v.Nodes[v.State.Primary.Node].Instance, v.Nodes[n].Instance
 	if primary == nil || acker == nil {
 		return false
 	}
 	alone := acker.Received.Minus(primary.Executed.Union(primary.Committing))
-	still := alone.Intersect(r.alone[n])
+	if still := alone.Intersect(r.alone[n]); !still.IsEmpty() {
+		r.alone[n] = still
+		return true
+	}
 	r.alone[n] = alone
-	return !still.IsEmpty()
+	return false
 }
 
 // gone tells whether an acker has been missing for so long that it is not

@@ -2,12 +2,14 @@ package failover
 
 import (
 	"errors"
+	"fmt"
 	"slices"
 	"sync/atomic"
 	"testing"
 	"time"
 
 	"github.com/stretchr/testify/require"
+	"go.uber.org/zap"
 
 	"interrex/dbrepl"
 	"interrex/election"
@@ -416,4 +418,30 @@ func TestErrantAckerLeavesTheRegister(t *testing.T) {
 		defer c.fleet.mu.Unlock()
 		require.False(t, c.fleet.servers[c.state().Primary.Node].executed.Contains(own), "promoted with what nobody acknowledged")
 	})
+}
+
+// An acker is always a little ahead of what was last heard of a busy primary: only
+// the same transactions, lacking for long, are its own.
+func TestAckerAheadOfTheLastLookIsNotErrant(t *testing.T) {
+	r := newRegistrar(ControllerConfig{Policy: Policy{DropAfter: 10 * time.Second}}, zap.NewNop())
+	now := time.Now()
+	look := func(i int, own string) {
+		v := quietView(
+			with("n1", func(_ *NodeStatus, s *dbrepl.Status) { s.Executed = gtids(fmt.Sprintf("1:1-%d", 100+i)) }),
+			with("n2", func(_ *NodeStatus, s *dbrepl.Status) { s.Received = gtids(fmt.Sprintf("1:1-%d%s", 103+i, own)) }))
+		r.look(v, now)
+	}
+	cleared := 0
+	for i := range 20 { // each look repeats two thirds of what the one before had
+		look(i, "")
+		if r.missing["n2"].IsZero() {
+			cleared++
+		}
+	}
+	require.GreaterOrEqual(t, cleared, 5, "it was taken for errant all the while")
+	for i := range 10 {
+		look(21+i, ",99:1")
+	}
+	require.False(t, r.missing["n2"].IsZero())
+	require.Equal(t, gtids("99:1"), r.alone["n2"])
 }

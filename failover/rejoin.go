@@ -29,8 +29,8 @@ type rejoiner struct {
 	notBefore map[topology.NodeName]time.Time
 	// compared remembers what of a node has been written to the ledger.
 	compared map[topology.NodeName]comparison
-	// suspected holds what looked errant at the pass before: nothing is
-	// rebuilt on one look alone.
+	// suspected holds what looked errant, or purged before it was received, at the
+	// pass before: nothing is rebuilt on one look alone.
 	suspected map[topology.NodeName]gtid.Set
 }
 
@@ -151,9 +151,13 @@ func (r *rejoiner) tidy(ctx context.Context, v View) {
 			continue
 		}
 		what, errant := decideRemedy(v.State, n, primary, r.cfg.Policy)
+		found := errant
+		if errant.IsEmpty() && (what == remedyRebuild || what == remedyReport) {
+			found = primary.Instance.Purged.Minus(n.Instance.Received)
+		}
 		before := r.suspected[name]
-		r.suspected[name] = errant
-		if !errant.IsEmpty() && before.Intersect(errant).IsEmpty() {
+		r.suspected[name] = found
+		if !found.IsEmpty() && before.Intersect(found).IsEmpty() {
 			continue
 		}
 		// Not while it is yet to follow: commits that still wait on a server that

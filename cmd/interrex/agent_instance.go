@@ -128,7 +128,8 @@ func (r rebuilder) Restart(ctx context.Context) error {
 	if len(r.cfg.StartCommand) == 0 {
 		return nil
 	}
-	cctx, cancel := context.WithTimeout(ctx, time.Minute)
+	// Whoever ordered it may have hung up: it is down by now, and has to come back.
+	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
 	out, err := exec.CommandContext(cctx, r.cfg.StartCommand[0], r.cfg.StartCommand[1:]...).CombinedOutput() //nolint:gosec // the operator's own command, no shell
 	if err != nil {
