@@ -35,6 +35,7 @@ func TestOnRealServers(t *testing.T) {
 		{"shut out and let in", shutOutAndLetIn},
 		{"stuck acknowledgement", stuckAcknowledgement},
 		{"try writes", tryWrites},
+		{"try writes after a restart", tryWritesAfterRestart},
 		{"classify failures", classify},
 	} {
 		if !t.Run(scenario.name, func(t *testing.T) { scenario.run(t, c) }) {

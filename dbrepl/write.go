@@ -36,7 +36,16 @@ const (
 type lane struct {
 	pool *sql.DB
 	mu   sync.Mutex
-	left uint64
+	left *threadState
+}
+
+// threadState is what a connection of the server does. Its number says which it
+// is only together with when the server started: the next process counts from
+// the beginning again.
+type threadState struct {
+	id      uint64
+	started float64 // Unix time, by the server's own clock
+	text    string
 }
 
 // TryWrite does, within ctx, what tells a server that can write from one that
@@ -72,11 +81,15 @@ func (i *Instance) TryWrite(ctx context.Context, observer string, grow bool) (Wr
 func (i *Instance) try(ctx context.Context, l *lane, run func(context.Context, *sql.Conn) error) (WriteOutcome, string) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	if l.left != 0 {
-		if state, there, err := i.threadState(l.left); err != nil || there {
-			return stalled(state, err)
+	if l.left != nil {
+		now, err := i.threadState(l.left.id)
+		if err != nil {
+			return stalled("", err)
 		}
-		l.left = 0
+		if now != nil && now.started == l.left.started {
+			return stalled(now.text, nil)
+		}
+		l.left = nil
 	}
 	conn, err := l.pool.Conn(ctx)
 	if err != nil {
@@ -100,17 +113,18 @@ func (i *Instance) try(ctx context.Context, l *lane, run func(context.Context, *
 		abandon()
 		return WriteUnknown, fmt.Sprintf("called off (%v)", <-result)
 	}
-	state, there, err := i.threadState(thread)
-	if err == nil && there {
-		l.left = thread
+	var text string
+	state, err := i.threadState(thread)
+	if state != nil {
+		l.left, text = state, state.text
 		err = i.killThread(thread)
 	}
 	abandon()
 	if late := <-result; late == nil || refusedByServer(late) {
-		l.left = 0
+		l.left = nil
 		return finished(late)
 	}
-	return stalled(state, err)
+	return stalled(text, err)
 }
 
 // stalled is what a statement that hangs comes to, by its thread's state.
@@ -139,20 +153,24 @@ func finished(err error) (WriteOutcome, string) {
 	}
 }
 
-// threadState is what a connection of the server does, and whether it is there.
+// threadState is what a connection of the server does; nil if it is not there.
 // It has its own time: it is asked when the caller's has run out.
-func (i *Instance) threadState(thread uint64) (state string, there bool, err error) {
+func (i *Instance) threadState(thread uint64) (*threadState, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), i.cfg.QueryTimeout)
 	defer cancel()
 	var text sql.NullString
-	err = i.command.QueryRowContext(ctx, "SELECT processlist_state FROM performance_schema.threads WHERE processlist_id = ?", thread).Scan(&text)
+	s := threadState{id: thread}
+	err := i.command.QueryRowContext(ctx, `SELECT t.processlist_state, UNIX_TIMESTAMP() - g.variable_value
+		FROM performance_schema.threads AS t, performance_schema.global_status AS g
+		WHERE t.processlist_id = ? AND g.variable_name = 'Uptime'`, thread).Scan(&text, &s.started)
 	if errors.Is(err, sql.ErrNoRows) {
-		return "", false, nil
+		return nil, nil
 	}
 	if err != nil {
-		return "", false, fmt.Errorf("look at thread %d: %w", thread, err)
+		return nil, fmt.Errorf("look at thread %d: %w", thread, err)
 	}
-	return text.String, true, nil
+	s.text = text.String
+	return &s, nil
 }
 
 // killThread orders the end of a connection and does not wait for it.

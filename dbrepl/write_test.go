@@ -109,6 +109,36 @@ func tryWrites(t *testing.T, c *cluster) {
 	}
 }
 
+// tryWritesAfterRestart: the next server process gives the numbers of its
+// connections anew, and one that was given up on is not there.
+func tryWritesAfterRestart(t *testing.T, c *cluster) {
+	c.a.restart(c.t) // small numbers
+	c.establish(t, 1)
+	try := func(bool) (dbrepl.WriteOutcome, string) {
+		return c.a.TryWrite(limited(t, 400*time.Millisecond), "db-2.example", false)
+	}
+	c.written(t, try)
+	holder, err := c.a.root.Conn(t.Context())
+	require.NoError(t, err)
+	_, err = holder.ExecContext(t.Context(), "BEGIN")
+	require.NoError(t, err)
+	_, err = holder.ExecContext(t.Context(), "SELECT * FROM interrex.canary WHERE observer = 'db-2.example' FOR UPDATE")
+	require.NoError(t, err)
+	outcome, why := try(false)
+	require.Equal(t, dbrepl.WriteStalled, outcome, why)
+	c.a.restart(c.t)
+	_ = holder.Close()
+	for number := 0; number < 100; { // all of them are taken
+		conn, err := c.a.root.Conn(t.Context())
+		require.NoError(t, err)
+		defer conn.Close()
+		require.NoError(t, conn.QueryRowContext(t.Context(), "SELECT CONNECTION_ID()").Scan(&number))
+	}
+	c.establish(t, 1)
+	outcome, why = try(false)
+	require.Equal(t, dbrepl.Written, outcome, why)
+}
+
 // written waits until a try is done again.
 func (c *cluster) written(t *testing.T, try func(bool) (dbrepl.WriteOutcome, string)) {
 	t.Helper()
