@@ -42,13 +42,13 @@ type forcing struct {
 	reported gtid.Set // what members told of
 }
 
-// PreviewForce says what a forced failover would lose. Only on the leader, whose
-// bound is the one that counts.
-func (c *Controller) PreviewForce() (LossPreview, error) {
+// PreviewForce asks every member and says what a forced failover would lose, as
+// Force would find it. Only on the leader, whose bound is the one that counts.
+func (c *Controller) PreviewForce(ctx context.Context) (LossPreview, error) {
 	if !c.cfg.Registry.Leadership().Mine {
 		return LossPreview{}, ErrNotLeader
 	}
-	return previewForce(c.cfg.Watcher.View(), c.cfg.Policy), nil
+	return previewForce(c.cfg.Watcher.RefreshAll(ctx), c.cfg.Policy), nil
 }
 
 func previewForce(v View, p Policy) LossPreview {

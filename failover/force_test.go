@@ -14,7 +14,7 @@ import (
 // order is an order to force a failover that a1 would accept now.
 func (c *cluster) forceOrder() ForceOrder {
 	c.t.Helper()
-	now, err := c.agents["a1"].control.PreviewForce()
+	now, err := c.agents["a1"].control.PreviewForce(c.t.Context())
 	require.NoError(c.t, err)
 	return ForceOrder{Cluster: now.Cluster, Epoch: now.Epoch, Confirm: now.Bound.Confirm, By: "kim"}
 }
@@ -292,7 +292,7 @@ func TestLeaderDiesWhileForcing(t *testing.T) {
 				if !at.finished {
 					time.Sleep(20 * time.Second)
 					require.Empty(t, c.writable(), "nobody goes on without the operator")
-					now, err := c.agents["a2"].control.PreviewForce()
+					now, err := c.agents["a2"].control.PreviewForce(t.Context())
 					require.NoError(t, err)
 					_, err = c.agents["a2"].control.Force(t.Context(), ForceOrder{Cluster: now.Cluster, Epoch: now.Epoch, Confirm: now.Bound.Confirm, By: "lee"})
 					require.NoError(t, err)
@@ -310,11 +310,28 @@ func TestLeaderDiesWhileForcing(t *testing.T) {
 	}
 }
 
+// A preview is of now: what the leader last saw of a member may be less than
+// that one has, and the number confirmed would be refused.
+func TestForcePreviewAsksTheMembers(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		c.reach("n2", false)
+		time.Sleep(2 * time.Second)
+		require.NoError(t, c.commitBy("n1", time.Second))
+		time.Sleep(time.Second)
+		c.doubleFailure()
+		c.reach("n2", true)
+		o := c.forceOrder()
+		require.Equal(t, "0", o.Confirm, "n2 has received it")
+		_, err := c.force(o)
+		require.NoError(t, err)
+	})
+}
+
 // Whoever is asked on a member that does not lead says so: its bound is not the
 // one that counts.
 func TestForceOnlyOnTheLeader(t *testing.T) {
 	withCluster(t, 3, func(t *testing.T, c *cluster) {
-		_, err := c.agents["a2"].control.PreviewForce()
+		_, err := c.agents["a2"].control.PreviewForce(t.Context())
 		require.ErrorIs(t, err, ErrNotLeader)
 		_, err = c.agents["a2"].control.Force(t.Context(), ForceOrder{})
 		require.ErrorIs(t, err, ErrNotLeader)

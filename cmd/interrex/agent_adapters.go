@@ -274,7 +274,9 @@ func (b *backend) Switchover(ctx context.Context, to topology.NodeName) (failove
 	return b.control.Switchover(ctx, to)
 }
 
-func (b *backend) PreviewForce() (failover.LossPreview, error) { return b.control.PreviewForce() }
+func (b *backend) PreviewForce(ctx context.Context) (failover.LossPreview, error) {
+	return b.control.PreviewForce(ctx)
+}
 
 func (b *backend) Force(ctx context.Context, o failover.ForceOrder) (failover.Report, error) {
 	if !b.registry.Leadership().Mine {

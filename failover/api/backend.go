@@ -36,7 +36,7 @@ type Backend interface {
 	Switchover(ctx context.Context, to topology.NodeName) (failover.Report, error)
 	// PreviewForce says what a forced failover would lose now, as far as this
 	// member knows, and Force forces one; failover.ErrNotLeader as above.
-	PreviewForce() (failover.LossPreview, error)
+	PreviewForce(ctx context.Context) (failover.LossPreview, error)
 	Force(ctx context.Context, order failover.ForceOrder) (failover.Report, error)
 	// Pause stops automatic operations; failover.ErrNotLeader as above.
 	Pause(ctx context.Context, reason string) error

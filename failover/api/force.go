@@ -44,8 +44,8 @@ func (s *Server) getForce(c *gin.Context) {
 		method: http.MethodGet, path: c.FullPath(), operation: failover.Force, requestID: requestID(c),
 		forwarder: c.GetHeader(headerForwardedBy), peer: c.Request.RemoteAddr,
 	}
-	o.run = func(context.Context) (any, bool, error) {
-		p, err := s.backend.PreviewForce()
+	o.run = func(ctx context.Context) (any, bool, error) {
+		p, err := s.backend.PreviewForce(ctx)
 		return ForcePreview{Cluster: p.Cluster, Epoch: p.Epoch, Primary: p.Old, Bound: p.Bound, Gates: list(p.Gates)}, false, err
 	}
 	s.respond(c, s.carryOut(c.Request.Context(), o))

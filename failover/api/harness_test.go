@@ -165,7 +165,7 @@ func (b *fakeBackend) Switchover(ctx context.Context, to topology.NodeName) (fai
 	return sampleReport(4), nil
 }
 
-func (b *fakeBackend) PreviewForce() (failover.LossPreview, error) {
+func (b *fakeBackend) PreviewForce(context.Context) (failover.LossPreview, error) {
 	return failover.LossPreview{Cluster: "c", Epoch: 3, Old: "n1", Bound: sampleBound(), Gates: b.gates}, b.forceErr
 }
 
