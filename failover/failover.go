@@ -209,13 +209,27 @@ func (o *operation) catchUp(ctx context.Context, ch chosen) (caughtUp, error) {
 	limit := o.catchUpLimit()
 	cctx, cancel := o.attended(ctx, ch.candidate.Node, limit+time.Second)
 	defer cancel()
-	got, err := node.CatchUp(cctx, CatchUpRequest{Epoch: ch.epoch, Set: want, Limit: limit})
+	// Before it is recorded as one that acknowledges nobody (I1); and once it has
+	// received everything, while it applies: writes pause meanwhile.
+	freeze := func() (err error) {
+		if !frozen {
+			_, err = node.Freeze(cctx, FreezeRequest{Epoch: ch.epoch})
+			frozen = true
+		}
+		return err
+	}
+	if ch.candidate.Received.Contains(want) {
+		err = freeze()
+	}
+	var got CaughtUp
+	if err == nil {
+		got, err = node.CatchUp(cctx, CatchUpRequest{Epoch: ch.epoch, Set: want, Limit: limit})
+	}
 	if err == nil && !got.Executed.Contains(want) {
 		err = fmt.Errorf("%s still lacks %s", ch.candidate.Node, want.Minus(got.Executed))
 	}
-	if err == nil && !frozen {
-		// Before it is recorded as one that acknowledges nobody (I1).
-		_, err = node.Freeze(cctx, FreezeRequest{Epoch: ch.epoch})
+	if err == nil {
+		err = freeze()
 	}
 	if err = because(cctx, err); err != nil {
 		done("", err)
