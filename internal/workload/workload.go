@@ -55,6 +55,7 @@ type Workload struct {
 	db     *sql.DB
 	cancel context.CancelFunc
 	began  time.Time
+	first  int // the number of its first writer; those below wrote before it
 	wg     sync.WaitGroup
 	mu     sync.Mutex
 	rows   []row
@@ -83,7 +84,7 @@ func Start(ctx context.Context, c Config) (*Workload, error) {
 		return nil, errors.Join(fmt.Errorf("read table %s: %w", c.Table, err), db.Close())
 	}
 	run, cancel := context.WithCancel(ctx)
-	w := &Workload{cfg: c, db: db, cancel: cancel, began: time.Now(), errs: map[string]int{}}
+	w := &Workload{cfg: c, db: db, cancel: cancel, began: time.Now(), first: first, errs: map[string]int{}}
 	for i := range c.Writers {
 		w.wg.Add(1)
 		go w.write(run, first+i)
@@ -201,5 +202,5 @@ func (w *Workload) Stop() *Result {
 	w.cancel()
 	w.wg.Wait()
 	_ = w.db.Close() // nothing is pending any more
-	return &Result{cfg: w.cfg, began: w.began, length: time.Since(w.began), rows: w.rows, Errors: w.errs}
+	return &Result{cfg: w.cfg, first: w.first, began: w.began, length: time.Since(w.began), rows: w.rows, Errors: w.errs}
 }
