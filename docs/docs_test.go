@@ -129,11 +129,14 @@ func command(text string) (words, flags []string) {
 	return words, flags
 }
 
-// build builds the program.
+// build builds the program, as the release is built: with other flags, all that
+// it is made of would be compiled once more.
 func build(t *testing.T) string {
 	t.Helper()
 	program := filepath.Join(t.TempDir(), "interrex")
-	out, err := exec.Command("go", "build", "-buildvcs=false", "-tags", "nomsgpack", "-o", program, "../cmd/interrex").CombinedOutput()
+	command := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "nomsgpack", "-ldflags", "-s -w", "-o", program, "../cmd/interrex")
+	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	out, err := command.CombinedOutput()
 	require.NoError(t, err, string(out))
 	return program
 }

@@ -25,9 +25,18 @@ import (
 func buildDemo(t *testing.T) string {
 	t.Helper()
 	bin := t.TempDir()
-	out, err := exec.Command("go", "build", "-buildvcs=false", "-tags", "nomsgpack", "-o", bin+"/", "interrex/cmd/interrex", "interrex/cmd/demoapp").CombinedOutput()
-	require.NoError(t, err, "%s", out)
+	build(t, bin, "interrex/cmd/interrex", "interrex/cmd/demoapp")
 	return filepath.Join(bin, "interrex")
+}
+
+// build builds programs into a folder, as the release is built: with other
+// flags, all that they are made of would be compiled once more.
+func build(t *testing.T, folder string, programs ...string) {
+	t.Helper()
+	command := exec.Command("go", append([]string{"build", "-trimpath", "-buildvcs=false", "-tags", "nomsgpack", "-ldflags", "-s -w", "-o", folder + "/"}, programs...)...)
+	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
+	out, err := command.CombinedOutput()
+	require.NoError(t, err, "%s", out)
 }
 
 // output keeps what a process prints, for several readers.

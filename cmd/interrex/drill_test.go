@@ -36,8 +36,7 @@ func startDrilled(t *testing.T) *drilled {
 	require.NoError(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	d := &drilled{program: filepath.Join(dir, "interrex"), dir: filepath.Join(dir, "s")}
-	out, err := exec.Command("go", "build", "-buildvcs=false", "-tags", "nomsgpack", "-o", d.program, ".").CombinedOutput()
-	require.NoError(t, err, "%s", out)
+	build(t, dir, "interrex/cmd/interrex")
 	t.Cleanup(func() {
 		_, stderr, code := d.run(t, 2*time.Minute, "sandbox", "down", "--dir", d.dir)
 		require.Zero(t, code, stderr)

@@ -41,7 +41,7 @@ func run(m *testing.M) int {
 	// As the release is built. Not with the race detector: it would make the
 	// agents so slow that they judge each other, and its own packages' tests
 	// run under it.
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "nomsgpack", "-o", program, "interrex/cmd/interrex")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "nomsgpack", "-ldflags", "-s -w", "-o", program, "interrex/cmd/interrex")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := build.CombinedOutput(); err != nil {
 		fmt.Fprintf(os.Stderr, "build interrex: %v\n%s", err, out)

@@ -21,7 +21,7 @@ import (
 func buildAs(t *testing.T, version string) string {
 	t.Helper()
 	file := filepath.Join(t.TempDir(), "interrex")
-	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "nomsgpack", "-ldflags", "-X main.version="+version, "-o", file, "interrex/cmd/interrex")
+	build := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "nomsgpack", "-ldflags", "-s -w -X main.version="+version, "-o", file, "interrex/cmd/interrex")
 	build.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	out, err := build.CombinedOutput()
 	require.NoError(t, err, string(out))
@@ -151,7 +151,7 @@ func TestRollingUpgrade(t *testing.T) {
 	status, _, problem := c.switchover(t, c.names()[0], "")
 	require.GreaterOrEqual(t, status, 400, "%+v", problem)
 	acked := w.Acknowledged()
-	await(t, patience, "writes all the same", func() (bool, string) { return w.Acknowledged() > acked+300, "too few rows" })
+	await(t, patience, "writes all the same", func() (bool, string) { return w.Acknowledged() > acked+100, "too few rows" })
 	_, at := record(t, store)
 	rest(2 * time.Second)
 	_, now := record(t, store)

@@ -71,7 +71,7 @@ func build() (remove func(), err error) {
 	}
 	remove = func() { _ = os.RemoveAll(dir) }
 	program := filepath.Join(dir, "interrex")
-	command := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "nomsgpack", "-o", program, "interrex/cmd/interrex")
+	command := exec.Command("go", "build", "-trimpath", "-buildvcs=false", "-tags", "nomsgpack", "-ldflags", "-s -w", "-o", program, "interrex/cmd/interrex")
 	command.Env = append(os.Environ(), "CGO_ENABLED=0", "GOFLAGS=")
 	if out, err := command.CombinedOutput(); err != nil {
 		return remove, fmt.Errorf("build interrex: %w\n%s", err, out)
