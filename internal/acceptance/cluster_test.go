@@ -240,7 +240,9 @@ func (c *cluster) ask(ctx context.Context, node, query string) (string, error) {
 	return value.String, err
 }
 
-// load writes through a node's read-write route with 8 writers.
+// load writes through a node's read-write route with 8 writers, some hundred
+// rows a second: enough that each fault hits commits, and no more, as the
+// servers and the tests beside them share the processors.
 func (c *cluster) load(t *testing.T, route string) *workload.Workload {
 	t.Helper()
 	return c.loadAt(t, c.node(route).Agent.RW, "load", 5*time.Second)
@@ -251,7 +253,7 @@ func (c *cluster) loadAt(t *testing.T, address, table string, limit time.Duratio
 	m := c.info.Nodes[0].MySQL
 	w, err := workload.Start(context.WithoutCancel(t.Context()), workload.Config{
 		Address: address, User: m.AppUser, Password: m.AppPassword, Database: m.AppDatabase,
-		Table: table, Writers: 8, Timeout: limit, Pause: 2 * time.Millisecond,
+		Table: table, Writers: 8, Timeout: limit, Pause: 20 * time.Millisecond,
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { w.Stop() })

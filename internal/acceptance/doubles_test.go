@@ -37,7 +37,7 @@ func TestPrimaryAndAnAckerLost(t *testing.T) {
 	primary := string(before.Primary.Node)
 	survivor, acker := c.names(primary)[0], c.names(primary)[1]
 	w := c.load(t, survivor)
-	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 300, "too few rows" })
+	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 100, "too few rows" })
 	c.order(t, "freeze", acker)
 	acked := w.Acknowledged()
 	await(t, patience, "writes with the other acker", func() (bool, string) { return w.Acknowledged() > acked+100, "too few rows" })
@@ -103,7 +103,7 @@ func TestForcedFailover(t *testing.T) {
 	require.Equal(t, "primary_failed", c.refusedForce(t, survivor, p, func(*api.ForceRequest) {}).Gate.Name, "the primary is well")
 
 	w := c.load(t, survivor)
-	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 300, "too few rows" })
+	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 100, "too few rows" })
 	c.order(t, "kill", acker)
 	c.order(t, "kill", primary)
 	c.stuck(t, survivor, acker)
@@ -198,7 +198,7 @@ func (c *cluster) dieTogether(t *testing.T, before api.Cluster, agent string) {
 	route := c.names(primary, agent)[0]
 	w := c.load(t, route)
 	if agent != primary || before.Leader != before.Primary.Node { // otherwise there is no time
-		await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 300, "too few rows" })
+		await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 100, "too few rows" })
 	}
 	var orders sync.WaitGroup
 	began := time.Now()

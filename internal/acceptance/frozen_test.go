@@ -152,14 +152,14 @@ func TestFrozenPrimary(t *testing.T) {
 	old := string(before.Primary.Node)
 	routed, straight := c.load(t, c.names(old)[0]), c.direct(t, old, "straight", 8, 0)
 	await(t, patience, "load", func() (bool, string) {
-		return routed.Acknowledged() > 300 && straight.count(told) > 300, "too few rows"
+		return routed.Acknowledged() > 100 && straight.count(told) > 300, "too few rows"
 	})
 	began := time.Now()
 	c.order(t, "freeze", old)
 	frozen := time.Now()
 	after := c.moved(t, before, c.names(old)[0])
 	acked := routed.Acknowledged()
-	await(t, patience, "writes after the failover", func() (bool, string) { return routed.Acknowledged() > acked+300, "too few rows" })
+	await(t, patience, "writes after the failover", func() (bool, string) { return routed.Acknowledged() > acked+100, "too few rows" })
 	established := time.Now() // rows of the new epoch are acknowledged by now
 	atThaw := straight.count(told)
 	c.order(t, "thaw", old)

@@ -105,7 +105,7 @@ func TestMembersComeAndGo(t *testing.T) {
 	c.order(t, "kill", primary)
 	after := c.moved(t, before, c.names(primary)[0])
 	acked := w.Acknowledged()
-	await(t, patience, "writes after the failover", func() (bool, string) { return w.Acknowledged() > acked+300, "too few rows" })
+	await(t, patience, "writes after the failover", func() (bool, string) { return w.Acknowledged() > acked+100, "too few rows" })
 	c.order(t, "start", primary)
 	c.healthy(t)
 	c.following(t)

@@ -24,12 +24,12 @@ func TestSwitchover(t *testing.T) {
 	away := c.names(home)[1]
 	for _, to := range []string{away, home} {
 		w := c.load(t, c.names()[0])
-		await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 300, "too few rows" })
+		await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 100, "too few rows" })
 		began := time.Now()
 		status, report, problem := c.switchover(t, c.names(to)[0], to)
 		require.Equal(t, http.StatusOK, status, "%+v", problem)
 		acked := w.Acknowledged()
-		await(t, patience, "writes after the switchover", func() (bool, string) { return w.Acknowledged() > acked+300, "too few rows" })
+		await(t, patience, "writes after the switchover", func() (bool, string) { return w.Acknowledged() > acked+100, "too few rows" })
 		require.Equal(t, to, c.primary(t))
 		require.Equal(t, []string{to}, c.writable(t))
 		r := w.Stop()
@@ -46,7 +46,7 @@ func TestSwitchover(t *testing.T) {
 
 func (c *cluster) undone(t *testing.T, home, away string) {
 	w := c.load(t, c.names()[0])
-	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 300, "too few rows" })
+	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 100, "too few rows" })
 	before := c.healthy(t)
 	// A session of root, which the agent may not end, holds a lock that the
 	// closing has to wait for. It is taken on a table that nobody writes to.
@@ -80,7 +80,7 @@ func (c *cluster) undone(t *testing.T, home, away string) {
 	require.NoError(t, err)
 
 	acked := w.Acknowledged()
-	await(t, patience, "writes after the undoing", func() (bool, string) { return w.Acknowledged() > acked+300, "too few rows" })
+	await(t, patience, "writes after the undoing", func() (bool, string) { return w.Acknowledged() > acked+100, "too few rows" })
 	after := c.healthy(t)
 	require.Equal(t, home, string(after.Primary.Node))
 	require.Equal(t, []string{home}, c.writable(t))

@@ -190,7 +190,7 @@ func TestColdStart(t *testing.T) {
 	c := borrow(t)
 	before := c.healthy(t)
 	w := c.load(t, c.names()[0])
-	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 500, "too few rows" })
+	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 100, "too few rows" })
 	_, err := c.run("sandbox", "down", "--dir", c.dir)
 	require.NoError(t, err)
 	r := w.Stop()

@@ -74,7 +74,7 @@ func (c *cluster) leaderDies(t *testing.T, kind, step, meanwhile string) (ended 
 	old, leader := string(before.Primary.Node), string(before.Leader)
 	witness := c.names(old, leader)[0]
 	w := c.load(t, witness)
-	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 300, "too few rows" })
+	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 100, "too few rows" })
 
 	died := c.signalAfter(t, leader, kind, step, syscall.SIGKILL)
 	stop := func() {}
