@@ -16,7 +16,7 @@ import (
 var (
 	rounds   = flag.Int("rounds", 4, "rounds of TestAlternatingKillsAndSwitchovers")
 	takeOver = flag.Duration("take-over", 3*time.Second, "the longest time from a leader's death to the end of its operation")
-	etcdGone = flag.Duration("etcd-gone", 20*time.Second, "how long TestEtcdGone keeps etcd from answering")
+	etcdGone = flag.Duration("etcd-gone", 10*time.Second, "how long TestEtcdGone keeps etcd from answering")
 )
 
 // program is the interrex program under test, built once.

@@ -18,7 +18,7 @@ import (
 const programVariable = "INTERREX_CUTOFF_PROGRAM"
 
 // noiseInTests is how long packets are lost or late unless more is asked for.
-const noiseInTests = 20 * time.Second
+const noiseInTests = 10 * time.Second
 
 var noise = flag.Duration("noise", noiseInTests, "how long packets are lost or late")
 

@@ -43,8 +43,8 @@ func (c *cluster) configure(t *testing.T, text string) {
 		require.NoError(t, os.WriteFile(n.AgentConfigFile(), append(old, text...), 0o600))
 		require.NoError(t, c.StopAgent(t.Context(), n.Name))
 		require.NoError(t, c.StartAgent(t.Context(), n.Name))
-		c.whole(t)
 	}
+	c.whole(t)
 }
 
 // weather is a network that is bad for all.
