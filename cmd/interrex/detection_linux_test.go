@@ -216,18 +216,18 @@ func detectionBars() []detectionBar {
 		{
 			"frozen", func(w *watched) error { return w.server.Freeze() },
 			func(w *watched, t *testing.T) { require.NoError(t, w.server.Thaw()) },
-			[]detector.Kind{detector.Frozen}, 900 * time.Millisecond, 10,
+			[]detector.Kind{detector.Frozen}, 900 * time.Millisecond, 5,
 		},
 		{
 			"disk full", func(w *watched) error { return w.disk.Fill() },
 			// MySQL looks for room once a minute; nobody waits for it here.
 			func(w *watched, t *testing.T) { require.NoError(t, w.disk.Free()); restart(w, t) },
-			[]detector.Kind{detector.DiskFull}, time.Second, 10,
+			[]detector.Kind{detector.DiskFull}, time.Second, 5,
 		},
 		{
 			"disk stalled", func(w *watched) error { return w.disk.Stall() },
 			func(w *watched, t *testing.T) { require.NoError(t, w.disk.Resume()) },
-			[]detector.Kind{detector.DiskStalled}, 2 * time.Second, 10,
+			[]detector.Kind{detector.DiskStalled}, 2 * time.Second, 5,
 		},
 		{
 			"disk read-only", func(w *watched) error { return w.disk.Break() }, nil,
@@ -301,7 +301,7 @@ func TestNoiseFailsNothing(t *testing.T) {
 		make  func(t *testing.T)
 	}{
 		{"pauses of 300 ms", "", func(t *testing.T) {
-			for range 10 {
+			for range 5 {
 				require.NoError(t, w.server.Freeze())
 				time.Sleep(300 * time.Millisecond)
 				require.NoError(t, w.server.Thaw())
@@ -309,7 +309,7 @@ func TestNoiseFailsNothing(t *testing.T) {
 			}
 		}},
 		{"the disk stalls for 300 ms", "", func(t *testing.T) {
-			for range 10 {
+			for range 5 {
 				require.NoError(t, w.disk.Stall())
 				time.Sleep(300 * time.Millisecond)
 				require.NoError(t, w.disk.Resume())
@@ -327,7 +327,7 @@ func TestNoiseFailsNothing(t *testing.T) {
 		}},
 		{"a large table is rebuilt", "", func(t *testing.T) { sql(t, "ALTER TABLE app.large FORCE", "DROP TABLE app.large") }},
 		{"four busy loops per core", "", func(t *testing.T) {
-			ctx, stop := context.WithTimeout(t.Context(), 15*time.Second)
+			ctx, stop := context.WithTimeout(t.Context(), 6*time.Second)
 			defer stop()
 			var loops sync.WaitGroup
 			for range 4 * runtime.NumCPU() {
