@@ -18,6 +18,7 @@ import (
 )
 
 func TestUpdate(t *testing.T) {
+	t.Parallel()
 	etcd := etcdtest.Start(t, 1, zap.NewNop())
 	a := leader(t, "a", etcd.Endpoints())
 	b := follower(t, "b", etcd.Endpoints())
@@ -57,6 +58,7 @@ func TestUpdate(t *testing.T) {
 }
 
 func TestUpdateKeepsUnknownFields(t *testing.T) {
+	t.Parallel()
 	etcd := etcdtest.Start(t, 1, zap.NewNop())
 	a := leader(t, "a", etcd.Endpoints())
 	_, err := rawClient(t, etcd.Endpoints()...).Put(t.Context(), a.keys.state,
@@ -78,6 +80,7 @@ func TestUpdateKeepsUnknownFields(t *testing.T) {
 }
 
 func TestRacingCandidatesOneLeads(t *testing.T) {
+	t.Parallel()
 	etcd := etcdtest.Start(t, 3, zap.NewNop())
 	var nodes []*node
 	for i, name := range []topology.NodeName{"a", "b", "c"} {
@@ -127,6 +130,7 @@ func TestRacingCandidatesOneLeads(t *testing.T) {
 // Two members that both believe they lead race for one revision: the leader
 // key decides, whatever their clocks say.
 func TestTakeOverFencesTheFormerLeader(t *testing.T) {
+	t.Parallel()
 	etcd := etcdtest.Start(t, 3, zap.NewNop())
 	a := leader(t, "a", etcd.Endpoints())
 	b := follower(t, "b", rotate(etcd.Endpoints(), 1))
@@ -158,6 +162,7 @@ func TestTakeOverFencesTheFormerLeader(t *testing.T) {
 }
 
 func TestTransferAndResign(t *testing.T) {
+	t.Parallel()
 	etcd := etcdtest.Start(t, 1, zap.NewNop())
 	a := leader(t, "a", etcd.Endpoints())
 	b := follower(t, "b", etcd.Endpoints())
@@ -236,6 +241,7 @@ func TestLeaderKeyOutlivesItsHolderByTheTTLOnly(t *testing.T) {
 }
 
 func TestMembersAndReports(t *testing.T) {
+	t.Parallel()
 	etcd := etcdtest.Start(t, 1, zap.NewNop())
 	a := follower(t, "a", etcd.Endpoints())
 	b := follower(t, "b", etcd.Endpoints())
@@ -272,6 +278,7 @@ func TestMembersAndReports(t *testing.T) {
 }
 
 func TestSubscribersWake(t *testing.T) {
+	t.Parallel()
 	etcd := etcdtest.Start(t, 1, zap.NewNop())
 	a := leader(t, "a", etcd.Endpoints())
 	b := follower(t, "b", etcd.Endpoints())

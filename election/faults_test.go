@@ -169,6 +169,7 @@ func TestLostQuorum(t *testing.T) {
 
 // Everything is down from the start and comes up later.
 func TestStartBeforeEtcd(t *testing.T) {
+	t.Parallel()
 	etcd := etcdtest.New(t, 3, zap.NewNop())
 	a := run(t, testConfig("a", etcd.Endpoints()))
 	require.ErrorIs(t, a.Healthy(t.Context()), ErrUnreachable)
@@ -183,6 +184,7 @@ func TestStartBeforeEtcd(t *testing.T) {
 
 // A watch that was cut misses nothing, compaction included.
 func TestLostWatchIsMadeUp(t *testing.T) {
+	t.Parallel()
 	etcd := etcdtest.Start(t, 1, zap.NewNop())
 	link := newRelay(t, etcd.Endpoints()[0])
 	a := leader(t, "a", etcd.Endpoints())

@@ -12,6 +12,7 @@ import (
 )
 
 func TestMutualTLS(t *testing.T) {
+	t.Parallel()
 	files, client := etcdtest.NewTLS(t)
 	etcd := etcdtest.New(t, 2, zap.NewNop())
 	for _, m := range etcd.Members {
@@ -42,6 +43,7 @@ func TestMutualTLS(t *testing.T) {
 }
 
 func TestPassword(t *testing.T) {
+	t.Parallel()
 	etcd := etcdtest.Start(t, 1, zap.NewNop())
 	etcd.AskForPasswords(t, "agent", "pass", "/interrex/")
 	ctx := t.Context()

@@ -212,6 +212,7 @@ func TestLeaderMovesAway(t *testing.T) {
 }
 
 func TestChildDiesWithItsAgent(t *testing.T) {
+	t.Parallel()
 	c := etcdtest.Start(t, 1, zap.NewNop())
 	m := c.Members[0]
 	m.Stop() // leaves the configuration file for an agent in a process of its own
@@ -231,6 +232,7 @@ func TestChildDiesWithItsAgent(t *testing.T) {
 }
 
 func TestForeignPeerIsExplained(t *testing.T) {
+	t.Parallel()
 	core, logs := observer.New(zap.WarnLevel)
 	c := etcdtest.Start(t, 3, zap.New(core))
 	stray := c.Members[2]
@@ -258,6 +260,7 @@ func findLog(logs *observer.ObservedLogs, part string) (string, bool) {
 }
 
 func TestFullDatabaseRecovers(t *testing.T) {
+	t.Parallel()
 	c := etcdtest.New(t, 1, zap.NewNop())
 	m := c.Members[0]
 	m.Config.QuotaBytes = 16 << 20
