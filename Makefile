@@ -63,7 +63,7 @@ ROUNDS ?= 20
 
 .PHONY: soak-failover
 soak-failover: fetch ## Kill and switch over under load, ROUNDS times, then a minute without etcd; count the rows
-	$(GO) test -tags $(TAGS) -buildvcs=false -count=1 -v -timeout 2h -run '^(TestAlternatingKillsAndSwitchovers|TestEtcdGone)$$' ./internal/acceptance -args -rounds $(ROUNDS) -etcd-gone 1m
+	$(GO) test -tags $(TAGS) -buildvcs=false -count=1 -v -timeout 2h -run '^(TestAlternatingKillsAndSwitchovers|TestEtcdGone)$$' ./internal/acceptance -args -rounds $(ROUNDS) -etcd-gone 1m -pause 2ms
 
 # How long soak keeps each of its noises up.
 NOISE ?= 30m

@@ -253,7 +253,7 @@ func (c *cluster) loadAt(t *testing.T, address, table string, limit time.Duratio
 	m := c.info.Nodes[0].MySQL
 	w, err := workload.Start(context.WithoutCancel(t.Context()), workload.Config{
 		Address: address, User: m.AppUser, Password: m.AppPassword, Database: m.AppDatabase,
-		Table: table, Writers: 8, Timeout: limit, Pause: 20 * time.Millisecond,
+		Table: table, Writers: 8, Timeout: limit, Pause: *pause,
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { w.Stop() })
