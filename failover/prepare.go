@@ -21,7 +21,7 @@ const (
 	// aheadLimit bounds the orders to go ahead, levelLimit the wait for the
 	// candidate; what is not ready by then is left to the steps that follow.
 	aheadLimit = time.Second
-	levelLimit = 5 * time.Second
+	levelLimit = 10 * time.Second
 	// prepareEvery is how often the candidate is asked how far behind it is.
 	prepareEvery = 5 * time.Millisecond
 	// levelWithin is how many transactions behind the candidate may be when

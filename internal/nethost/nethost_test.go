@@ -270,6 +270,8 @@ func TestCuts(t *testing.T) {
 		require.NoError(t, a.SetLink(t.Context(), false))
 		require.False(t, atA.connects())
 		require.NoError(t, a.SetLink(t.Context(), true))
+		// The kernel tells the bridge of it within a second.
+		require.Eventually(t, atA.connects, patience, 10*time.Millisecond)
 		open(t)
 	})
 }
