@@ -311,6 +311,11 @@ func (m *membership) writeDown(ctx context.Context, v View) error {
 	seats := map[topology.NodeName]election.Seat{}
 	now := time.Now().UTC()
 	for _, o := range v.Members {
+		if m.cfg.Voters != nil && o.EtcdPeer != "" && !votes[o.Name] {
+			// One that joins again is none of them for a moment, and would be
+			// recorded without a vote for good.
+			return fmt.Errorf("%s is to run one of etcd's members, and is not among them", o.Name)
+		}
 		seats[o.Name] = election.Seat{Voter: votes[o.Name], Since: now}
 	}
 	if _, ok := seats[v.State.Primary.Node]; !ok {

@@ -180,6 +180,45 @@ func TestMembersAreWrittenDown(t *testing.T) {
 	})
 }
 
+// listedVoters is an etcd of these members.
+type listedVoters struct {
+	Voters
+	names atomic.Pointer[[]topology.NodeName]
+}
+
+func (v *listedVoters) List(context.Context) (all []Voter, _ error) {
+	for _, n := range *v.names.Load() {
+		all = append(all, Voter{Name: n, Answers: true})
+	}
+	return all, nil
+}
+
+// A member that begins with an empty folder leaves etcd and joins again: between
+// the two it is none of its members, and is to have its vote all the same.
+func TestMembersAreNotWrittenDownWhileOneJoinsAgain(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		voters := &listedVoters{}
+		voters.names.Store(&[]topology.NodeName{"n1", "n2"})
+		c := newCluster(t, 3)
+		defer c.end()
+		for i, m := range c.store.members {
+			c.agents[m.Name].control.members.cfg.Voters = voters
+			if m.HasInstance() {
+				c.store.members[i].EtcdPeer = string(m.Name) + ":2380"
+			}
+		}
+		c.run()
+		time.Sleep(10 * time.Second)
+		require.Equal(t, []topology.NodeName{"n1"}, c.writable())
+		require.Nil(t, c.state().Members)
+		voters.names.Store(&[]topology.NodeName{"n1", "n2", "n3"})
+		c.check()
+		s := c.state()
+		require.True(t, s.Members["n3"].Voter)
+		require.False(t, s.Members["a1"].Voter)
+	})
+}
+
 // TestInvariant_I1_RemovedAckerTakesNothingAlong: what a member alone had
 // acknowledged, the others hold before it is no acker any more, and it
 // acknowledges nothing afterwards, whatever order to do so arrives late.
