@@ -89,6 +89,7 @@ const (
 	errOptionPrevents     = 1290
 	errQueryInterrupted   = 1317
 	errReadOnlyMode       = 1836
+	errApplierMetadata    = 1872
 	errAccountLocked      = 3118
 	errSpaceFull          = 3675
 	errRestartFailed      = 3707

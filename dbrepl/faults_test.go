@@ -92,6 +92,27 @@ func damagedRelayLog(t *testing.T, c *cluster) {
 	require.Equal(t, int(20-s.Received.Minus(s.Executed).Count())+5, c.b.rows(t), "a row for each executed transaction, none left out")
 }
 
+// crashWhileRetiring: a server that dies while it forgets its source follows
+// again, whatever half of that was done.
+func crashWhileRetiring(t *testing.T, c *cluster) {
+	c.establish(t, 1)
+	for round := range 10 {
+		follow := dbrepl.FollowSpec{Host: c.a.host, Port: c.a.port, Acker: true}
+		require.NoError(t, c.b.Follow(limited(t, patience), follow), "round %d", round)
+		c.b.until(t, "acknowledges", acking)
+		retired := make(chan struct{})
+		go func() {
+			defer close(retired)
+			_ = c.b.Retire(limited(t, patience)) // it cannot succeed, unless it is over
+		}()
+		time.Sleep(time.Duration(round) * 700 * time.Microsecond) // it takes a few milliseconds
+		c.b.restart(c.t)
+		<-retired
+	}
+	require.NoError(t, c.b.Follow(limited(t, patience), dbrepl.FollowSpec{Host: c.a.host, Port: c.a.port, Acker: true}))
+	c.b.until(t, "acknowledges", acking)
+}
+
 // privilegedWriter: an account that read_only does not bind is refused by what
 // replicas have.
 func privilegedWriter(t *testing.T, c *cluster) {

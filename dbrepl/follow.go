@@ -34,7 +34,16 @@ type FollowSpec struct {
 // An instance whose applier does not run and which has such transactions is
 // refused all the same, with ErrApplierStopped. ErrCommitsWaiting: see there.
 func (i *Instance) Follow(ctx context.Context, spec FollowSpec) error {
-	if err := i.follow(ctx, spec); err != nil {
+	err := i.follow(ctx, spec)
+	if isServerError(err, errApplierMetadata) {
+		// A server that died while it forgot its source (Retire) has half of
+		// what it knew of its applier, refuses to start it whatever the source
+		// is, and has no relay log that it could read.
+		if err = i.order(ctx, "RESET REPLICA FOR CHANNEL ''"); err == nil {
+			err = i.follow(ctx, spec)
+		}
+	}
+	if err != nil {
 		return fmt.Errorf("follow %s:%d: %w", spec.Host, spec.Port, err)
 	}
 	return nil
@@ -171,7 +180,11 @@ func (i *Instance) keepRelayLog(ctx context.Context) error {
 	if rest.IsEmpty() {
 		return nil
 	}
-	if err := i.order(ctx, "START REPLICA SQL_THREAD FOR CHANNEL ''"); err != nil {
+	err = i.order(ctx, "START REPLICA SQL_THREAD FOR CHANNEL ''")
+	if isServerError(err, errApplierMetadata) {
+		return fmt.Errorf("%w with %d transactions unapplied: %v", ErrApplierStopped, rest.Count(), err)
+	}
+	if err != nil {
 		return err
 	}
 	if current, err = i.replication(ctx); err != nil {

@@ -28,6 +28,7 @@ func TestOnRealServers(t *testing.T) {
 		{"close for a switchover", closeWrites},
 		{"closing that hangs", closingHangs},
 		{"damaged relay log", damagedRelayLog},
+		{"crash while retiring", crashWhileRetiring},
 		{"privileged account on a replica", privilegedWriter},
 		{"stale primary", stalePrimary},
 		{"stop server", stopServer},
