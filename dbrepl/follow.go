@@ -182,7 +182,8 @@ func (i *Instance) keepRelayLog(ctx context.Context) error {
 	}
 	err = i.order(ctx, "START REPLICA SQL_THREAD FOR CHANNEL ''")
 	if isServerError(err, errApplierMetadata) {
-		return fmt.Errorf("%w with %d transactions unapplied: %v", ErrApplierStopped, rest.Count(), err)
+		// Not wrapped: what is received and not executed is not to be reset.
+		return fmt.Errorf("%w with %d transactions unapplied: %s", ErrApplierStopped, rest.Count(), err.Error())
 	}
 	if err != nil {
 		return err
