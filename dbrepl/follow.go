@@ -5,6 +5,8 @@ import (
 	"errors"
 	"fmt"
 	"time"
+
+	"go.uber.org/zap"
 )
 
 // heartbeatUnit is the finest the server keeps a heartbeat period in.
@@ -36,10 +38,8 @@ type FollowSpec struct {
 func (i *Instance) Follow(ctx context.Context, spec FollowSpec) error {
 	err := i.follow(ctx, spec)
 	if isServerError(err, errApplierMetadata) {
-		// A server that died while it forgot its source (Retire) has half of
-		// what it knew of its applier, refuses to start it whatever the source
-		// is, and has no relay log that it could read.
-		if err = i.order(ctx, "RESET REPLICA FOR CHANNEL ''"); err == nil {
+		i.log.Warn("the applier cannot start, whatever the source is: forgetting its state", zap.Error(err))
+		if err = i.resetApplier(ctx); err == nil {
 			err = i.follow(ctx, spec)
 		}
 	}
@@ -47,6 +47,24 @@ func (i *Instance) Follow(ctx context.Context, spec FollowSpec) error {
 		return fmt.Errorf("follow %s:%d: %w", spec.Host, spec.Port, err)
 	}
 	return nil
+}
+
+// resetApplier has the server forget what it knows of its applier, of which one
+// that died while it forgot its source (Retire) has half, and its relay log; not
+// while anything that was received is not executed (I8).
+func (i *Instance) resetApplier(ctx context.Context) error {
+	executed, err := executedSet(ctx, i.command)
+	if err != nil {
+		return err
+	}
+	current, err := i.replication(ctx)
+	if err != nil {
+		return err
+	}
+	if rest := current.retrieved.Minus(executed); !rest.IsEmpty() {
+		return fmt.Errorf("%w and cannot start, with %d transactions unapplied", ErrApplierStopped, rest.Count())
+	}
+	return i.order(ctx, "RESET REPLICA FOR CHANNEL ''")
 }
 
 func (i *Instance) follow(ctx context.Context, spec FollowSpec) error {
@@ -180,12 +198,7 @@ func (i *Instance) keepRelayLog(ctx context.Context) error {
 	if rest.IsEmpty() {
 		return nil
 	}
-	err = i.order(ctx, "START REPLICA SQL_THREAD FOR CHANNEL ''")
-	if isServerError(err, errApplierMetadata) {
-		// Not wrapped: what is received and not executed is not to be reset.
-		return fmt.Errorf("%w with %d transactions unapplied: %s", ErrApplierStopped, rest.Count(), err.Error())
-	}
-	if err != nil {
+	if err := i.order(ctx, "START REPLICA SQL_THREAD FOR CHANNEL ''"); err != nil {
 		return err
 	}
 	if current, err = i.replication(ctx); err != nil {

@@ -209,8 +209,8 @@ func (o *operation) catchUp(ctx context.Context, ch chosen) (caughtUp, error) {
 	limit := o.catchUpLimit()
 	cctx, cancel := o.attended(ctx, ch.candidate.Node, limit+time.Second)
 	defer cancel()
-	// Before it is recorded as one that acknowledges nobody (I1); and once it has
-	// received everything, while it applies: writes pause meanwhile.
+	// It acknowledges nobody any more before that is recorded (I1). With all of
+	// it received, that is done first: it applies meanwhile, and writes pause.
 	freeze := func() (err error) {
 		if !frozen {
 			_, err = node.Freeze(cctx, FreezeRequest{Epoch: ch.epoch})

@@ -327,6 +327,20 @@ func TestForcePreviewAsksTheMembers(t *testing.T) {
 	})
 }
 
+// An operator who hangs up takes nothing of what the leader knows along.
+func TestForcePreviewForNobody(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		gone, hangUp := context.WithCancel(t.Context())
+		hangUp()
+		_, err := c.agents["a1"].control.PreviewForce(gone)
+		require.NoError(t, err)
+		for name, n := range c.agents["a1"].watcher.View().Nodes {
+			require.False(t, name[0] == 'n' && n.Instance == nil, "%s is not seen any more", name)
+		}
+		require.Len(t, c.agents["a1"].watcher.View().Nodes, len(c.store.members))
+	})
+}
+
 // Whoever is asked on a member that does not lead says so: its bound is not the
 // one that counts.
 func TestForceOnlyOnTheLeader(t *testing.T) {

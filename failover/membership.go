@@ -314,7 +314,7 @@ func (m *membership) writeDown(ctx context.Context, v View) error {
 		if m.cfg.Voters != nil && o.EtcdPeer != "" && !votes[o.Name] {
 			// One that joins again is none of them for a moment, and would be
 			// recorded without a vote for good.
-			return fmt.Errorf("%s is to run one of etcd's members, and is not among them", o.Name)
+			return fmt.Errorf("%s is to run one of etcd's members (voter: true), and is not among them yet", o.Name)
 		}
 		seats[o.Name] = election.Seat{Voter: votes[o.Name], Since: now}
 	}

@@ -2,6 +2,7 @@ package failover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"maps"
 	"slices"
@@ -181,9 +182,13 @@ func (w *Watcher) poll(ctx context.Context, name topology.NodeName) {
 	}()
 }
 
-// refresh asks one member and notes the answer.
+// refresh asks one member and notes the answer, unless whoever asked has gone:
+// that says nothing of the member.
 func (w *Watcher) refresh(ctx context.Context, name topology.NodeName) {
 	st, err := w.Ask(ctx, name)
+	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
+		return
+	}
 	primary := w.reg.Snapshot().State.Primary
 	w.mu.Lock()
 	defer w.mu.Unlock()

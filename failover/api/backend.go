@@ -34,8 +34,8 @@ type Backend interface {
 	// it is failover.ErrNotLeader with a zero report, and the call is
 	// forwarded; that error with a report of an epoch is final.
 	Switchover(ctx context.Context, to topology.NodeName) (failover.Report, error)
-	// PreviewForce says what a forced failover would lose now, as far as this
-	// member knows, and Force forces one; failover.ErrNotLeader as above.
+	// PreviewForce asks every member and says what a forced failover would lose
+	// now, and Force forces one; failover.ErrNotLeader as above.
 	PreviewForce(ctx context.Context) (failover.LossPreview, error)
 	Force(ctx context.Context, order failover.ForceOrder) (failover.Report, error)
 	// Pause stops automatic operations; failover.ErrNotLeader as above.
