@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"math"
+	"sync"
 	"time"
 
 	"go.uber.org/zap"
@@ -16,6 +17,10 @@ import (
 // rpl_semi_sync_source_timeout, in milliseconds (49 days): a commit without
 // acknowledgement is never released by the time (I2).
 const semiSyncTimeout = math.MaxUint32
+
+// nudgeMarker is how long the marker waits before the first nudge, longer than
+// replicas take that are near; each further one is twice as far away.
+const nudgeMarker = 100 * time.Millisecond
 
 // waitPoint is where a commit waits: before anybody can see it.
 const waitPoint = "AFTER_SYNC"
@@ -107,8 +112,10 @@ func (i *Instance) writeMarker(ctx context.Context, m topology.Marker, k int, re
 	if err := i.LetIn(lctx, receivers...); err != nil {
 		i.log.Warn("not every acker was let in before the marker", zap.Error(err))
 	}
+	end := i.nudging(ctx, m.Epoch)
 	err := i.order(ctx, "REPLACE INTO "+i.markerTable()+" (epoch, node, written_at) VALUES (?, ?, ?)",
 		uint64(m.Epoch), string(m.Node), m.At.UTC())
+	end(err == nil)
 	switch {
 	case err == nil:
 		return executedSet(ctx, i.command)
@@ -116,6 +123,43 @@ func (i *Instance) writeMarker(ctx context.Context, m topology.Marker, k int, re
 		return gtid.Set{}, err
 	default: // also when its session is gone: its commit is not
 		return gtid.Set{}, fmt.Errorf("%w: %w", ErrOutcomeUnknown, err)
+	}
+}
+
+// nudging nudges until the marker is acknowledged, and end waits for those
+// nudges: they are acknowledged with it. The server looks for acknowledgements
+// of a replica that connects while it waits for another's only when that one
+// sends its next, or after a second (Ack_receiver::run: its sockets are polled
+// for a second, and new ones are added in between). Where the marker needs two,
+// from replicas that connect one after the other, that second is lost. A nudge
+// is what the first one acknowledges next.
+func (i *Instance) nudging(ctx context.Context, epoch topology.Epoch) (end func(marked bool)) {
+	ctx, giveUp := context.WithCancel(ctx)
+	marked := make(chan struct{})
+	var nudges sync.WaitGroup
+	nudges.Go(func() {
+		for wait := nudgeMarker; ; wait *= 2 {
+			select {
+			case <-marked:
+				return
+			case <-ctx.Done():
+				return
+			case <-time.After(wait):
+			}
+			nudges.Go(func() {
+				if err := i.Nudge(ctx, epoch); err != nil {
+					i.log.Debug("nudge beside the marker", zap.Error(err))
+				}
+			})
+		}
+	})
+	return func(ok bool) {
+		close(marked)
+		if !ok {
+			giveUp()
+		}
+		nudges.Wait()
+		giveUp()
 	}
 }
 

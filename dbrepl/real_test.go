@@ -35,6 +35,7 @@ func TestOnRealServers(t *testing.T) {
 		{"GTID sets as the server sees them", crossCheck},
 		{"shut out and let in", shutOutAndLetIn},
 		{"stuck acknowledgement", stuckAcknowledgement},
+		{"late acknowledgement", lateAcknowledgement},
 		{"try writes", tryWrites},
 		{"try writes after a restart", tryWritesAfterRestart},
 		{"classify failures", classify},

@@ -9,6 +9,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"interrex/dbrepl"
+	"interrex/internal/topology"
 )
 
 // shutOutAndLetIn: an acker that is shut out acknowledges nothing more and does not
@@ -90,4 +91,29 @@ func stuckAcknowledgement(t *testing.T, c *cluster) {
 	for _, answer := range waiting {
 		require.NoError(t, <-answer)
 	}
+}
+
+// lateAcknowledgement: the server does not listen to an acker that connects
+// after another one has acknowledged, for up to a second; nudges have it listen.
+func lateAcknowledgement(t *testing.T, c *cluster) {
+	c.establish(t, 2)
+	ctx, cancel := context.WithTimeout(t.Context(), patience)
+	defer cancel()
+	_, _, _, err := c.c.Freeze(ctx)
+	require.NoError(t, err)
+	marked := make(chan error, 1)
+	go func() {
+		_, err := c.a.WriteMarker(ctx, topology.Marker{Epoch: 2, Node: "a", At: time.Now()}, 2)
+		marked <- err
+	}()
+	c.a.until(t, "commits", func(s dbrepl.Status) bool { return s.SemiSync.WaitSessions > 0 })
+	want := c.a.status(t).Committing
+	c.b.until(t, "has it", func(s dbrepl.Status) bool { return s.Received.Contains(want) })
+	require.NoError(t, c.c.Follow(ctx, dbrepl.FollowSpec{Host: c.a.host, Port: c.a.port, Acker: true}))
+	began := time.Now()
+	require.NoError(t, <-marked)
+	t.Logf("acknowledged %v after the second acker was told to follow", time.Since(began))
+	var nudges int
+	require.NoError(t, c.a.root.QueryRowContext(ctx, "SELECT COUNT(*) FROM interrex.nudge WHERE epoch = 2").Scan(&nudges))
+	require.NotZero(t, nudges)
 }
