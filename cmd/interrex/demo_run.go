@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"os"
 	"strings"
+	"syscall"
 	"time"
 
 	"interrex/failover/api"
@@ -110,6 +111,9 @@ func (d *demoRun) fetch(ctx context.Context) error {
 		return err
 	}
 	d.dist = dist
+	// What was built and fetched for this is written out first: half a minute
+	// later the kernel would do that, while the servers wait for the disk.
+	syscall.Sync()
 	return nil
 }
 
