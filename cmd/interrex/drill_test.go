@@ -126,7 +126,7 @@ func (d *drilled) drill(t *testing.T, kind drill.Kind, args ...string) (drill.Re
 	app := primary.MySQL
 	w, err := workload.Start(t.Context(), workload.Config{
 		Address: route.Agent.RW, User: app.AppUser, Password: app.AppPassword, Database: app.AppDatabase,
-		Table: "independent", Writers: 2, Pause: 2 * time.Millisecond,
+		Table: "independent", Writers: 4, Pause: 2 * time.Millisecond,
 	})
 	require.NoError(t, err)
 	file := filepath.Join(t.TempDir(), "report.json")
