@@ -13,6 +13,7 @@ import (
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
 
+	_ "interrex/internal/onecore"
 	"interrex/internal/topology"
 )
 

@@ -14,6 +14,7 @@ import (
 	"interrex/dbrepl"
 	"interrex/election"
 	"interrex/internal/gtid"
+	_ "interrex/internal/onecore"
 	"interrex/internal/topology"
 	"interrex/router"
 )

@@ -14,6 +14,7 @@ import (
 	"interrex/election"
 	"interrex/failover"
 	"interrex/failover/api"
+	_ "interrex/internal/onecore"
 	"interrex/internal/topology"
 	"interrex/internal/workload"
 )

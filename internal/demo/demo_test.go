@@ -12,6 +12,8 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+
+	_ "interrex/internal/onecore"
 )
 
 func TestTimelineReadsAsAPersonLikes(t *testing.T) {

@@ -13,6 +13,8 @@ import (
 	"sync"
 	"testing/synctest"
 	"time"
+
+	_ "interrex/internal/onecore"
 )
 
 // loop decides what happens next, and is the only one who does. Agents run in
