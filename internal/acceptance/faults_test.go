@@ -211,13 +211,16 @@ func TestM3ErrantReplicaIsRebuilt(t *testing.T) {
 	conn, err := c.roots[replica].Conn(t.Context())
 	require.NoError(t, err)
 	defer conn.Close()
+	agent := pidIn(t, c.node(replica).Agent.PIDFile) // it would close the server in between
+	require.NoError(t, syscall.Kill(agent, syscall.SIGSTOP))
 	for _, statement := range []string{
 		"SET GLOBAL super_read_only = OFF", "CREATE TABLE app.stray (id INT PRIMARY KEY)", "INSERT INTO app.stray VALUES (1)",
 	} {
 		if _, err = conn.ExecContext(t.Context(), statement); err != nil {
-			break // closed again by its agent meanwhile
+			break
 		}
 	}
+	require.NoError(t, syscall.Kill(agent, syscall.SIGCONT))
 	require.NoError(t, err)
 	file := ""
 	await(t, patience, "what it has alone to be saved", func() (bool, string) {
