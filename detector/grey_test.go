@@ -310,7 +310,9 @@ func TestNothingReachesItsHostUnderLoad(t *testing.T) {
 		took := w.until(1, 0, topology.Failed, 4*time.Second)
 		j := w.dets[1].Judgement(name(0))
 		t.Logf("declared after %v: %s", took, j.Explanation)
-		require.LessOrEqual(t, took, 1400*ms)
+		// Mostly 1.0 to 1.3 s; each time that gossip, which picks its peers at
+		// random, does not tell the one who asks, it takes 0.2 s longer.
+		require.LessOrEqual(t, took, 2*time.Second)
 		require.Equal(t, CutOff, j.Cause, j.Explanation)
 	})
 }
