@@ -96,8 +96,8 @@ func damagedRelayLog(t *testing.T, c *cluster) {
 // again, whatever half of that was done.
 func crashWhileRetiring(t *testing.T, c *cluster) {
 	c.establish(t, 1)
+	follow := dbrepl.FollowSpec{Host: c.a.host, Port: c.a.port, Acker: true}
 	for round := range 10 {
-		follow := dbrepl.FollowSpec{Host: c.a.host, Port: c.a.port, Acker: true}
 		require.NoError(t, c.b.Follow(limited(t, patience), follow), "round %d", round)
 		c.b.until(t, "acknowledges", acking)
 		retired := make(chan struct{})
@@ -109,7 +109,7 @@ func crashWhileRetiring(t *testing.T, c *cluster) {
 		c.b.restart(c.t)
 		<-retired
 	}
-	require.NoError(t, c.b.Follow(limited(t, patience), dbrepl.FollowSpec{Host: c.a.host, Port: c.a.port, Acker: true}))
+	require.NoError(t, c.b.Follow(limited(t, patience), follow))
 	c.b.until(t, "acknowledges", acking)
 }
 

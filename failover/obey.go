@@ -216,7 +216,7 @@ func (k *Keeper) nudge(ctx context.Context, state election.State) {
 	defer end()
 	nctx, cancel := context.WithTimeout(cctx, time.Second)
 	defer cancel()
-	k.log.Warn("commits wait although enough ackers are connected: an acknowledgement may have been lost; committing a change of the marker row",
+	k.log.Warn("commits wait although enough ackers are connected: an acknowledgement may have been lost; committing a row of interrex's own",
 		zap.Uint64("epoch", uint64(state.Epoch)))
 	if err := k.inst.Nudge(nctx, state.Epoch); err != nil {
 		k.log.Warn("that is not acknowledged either", zap.Error(err))

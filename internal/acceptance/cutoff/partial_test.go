@@ -178,7 +178,8 @@ func TestG2GossipCut(t *testing.T) {
 		}
 	}
 	for _, k := range []cutCase{
-		// Pings by TCP stand in for those by UDP, mostly too late, and not always.
+		// Pings by TCP stand in for those by UDP: whether they do so before somebody
+		// is taken for isolated is chance.
 		{name: "its UDP", outage: time.Second, named: []string{"isolated", "alive"}, drops: gossip("udp")},
 		{name: "all of it", outage: time.Second, named: []string{"isolated"}, drops: gossip("")},
 	} {
