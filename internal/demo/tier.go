@@ -29,7 +29,8 @@ type Tier struct {
 	User     string `json:"user"`
 	Database string `json:"database"`
 
-	dir string // of the sandbox, absolute
+	dir     string // of the sandbox, absolute
+	release func() // lets others have the ports
 }
 
 // Service is one process of the tier.
@@ -48,40 +49,28 @@ const (
 )
 
 // NewTier plans a tier of n services of a program, for the sandbox in dir,
-// which need not exist yet, and makes the tier's folder.
+// which need not exist yet, and makes the tier's folder. Its ports are kept
+// from others until it is started.
 func NewTier(dir, program string, n int) (*Tier, error) {
 	dir, err := filepath.Abs(dir)
 	if err != nil {
 		return nil, fmt.Errorf("find folder of tier: %w", err)
 	}
-	ports, err := freePorts(n + 3)
+	ports, release, err := sandbox.ClaimPorts(n + 3)
 	if err != nil {
 		return nil, fmt.Errorf("choose ports of tier: %w", err)
 	}
-	t := &Tier{HTTP: ports[0], RW: ports[1], RO: ports[2], Program: program, dir: dir}
+	t := &Tier{HTTP: ports[0], RW: ports[1], RO: ports[2], Program: program, dir: dir, release: release}
 	for _, p := range ports[3:] {
 		t.Services = append(t.Services, Service{Address: sandbox.Addr(p)})
 	}
 	// With nginx's folder for temporary files, which it needs to test a
 	// configuration before it runs.
 	if err := os.MkdirAll(filepath.Join(t.Dir(), "tmp"), 0o700); err != nil {
+		release()
 		return nil, fmt.Errorf("create folder of tier: %w", err)
 	}
 	return t, nil
-}
-
-// freePorts finds n ports nobody listens on.
-func freePorts(n int) ([]int, error) {
-	var ports []int
-	for range n {
-		listener, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			return nil, err
-		}
-		defer listener.Close() // when all are found, so that they differ
-		ports = append(ports, listener.Addr().(*net.TCPAddr).Port)
-	}
-	return ports, nil
 }
 
 // Dir is the tier's folder.
@@ -105,6 +94,7 @@ func tierSocket(dir string) (string, error) { return mysqld.SocketPath(tierDir(d
 // routes of the sandbox's agents, each those of another agent. It returns when
 // nginx listens.
 func (t *Tier) Start(ctx context.Context, command []string, cluster sandbox.Cluster, info sandbox.Info) error {
+	defer t.release()
 	if len(info.Nodes) == 0 {
 		return errors.New("start tier: the sandbox has no nodes")
 	}

@@ -51,6 +51,23 @@ const (
 	highestBase = 32000
 )
 
+// ClaimPorts finds n ports for servers that run beside a sandbox, and keeps them
+// from every sandbox and other caller until they are released, which is to be
+// done when the servers have bound them.
+func ClaimPorts(n int) (ports []int, release func(), err error) {
+	strides := 1 + n/len(portsOf(0, 0).named())
+	base, release, err := chooseBase(strides)
+	if err != nil {
+		return nil, nil, err
+	}
+	for i := range strides {
+		for _, p := range portsOf(base, i).named() {
+			ports = append(ports, p.port)
+		}
+	}
+	return ports[:n], release, nil
+}
+
 // chooseBase finds a base port with all ports of n nodes free, and claims
 // them.
 func chooseBase(n int) (base int, release func(), err error) {

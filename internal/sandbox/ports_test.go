@@ -25,6 +25,28 @@ func TestPortsAreDistinct(t *testing.T) {
 	}
 }
 
+func TestPortsOfOthersAreClaimed(t *testing.T) {
+	for _, n := range []int{1, 5, 7, 8, 20} {
+		ports, release, err := ClaimPorts(n)
+		require.NoError(t, err)
+		require.Len(t, ports, n)
+		seen := map[int]bool{}
+		for _, p := range ports {
+			require.False(t, seen[p], "port %d of %v", p, ports)
+			seen[p] = true
+			require.GreaterOrEqual(t, p, lowestBase)
+			require.Less(t, p, highestBase)
+			listen(t, p).Close()
+		}
+		_, err = claimPorts(ports[0], 1)
+		require.ErrorIs(t, err, ErrPortTaken, "a sandbox takes them meanwhile")
+		release()
+		free, err := claimPorts(ports[0], 1)
+		require.NoError(t, err)
+		free()
+	}
+}
+
 func TestClaimPorts(t *testing.T) {
 	base, release, err := chooseBase(3)
 	require.NoError(t, err)
