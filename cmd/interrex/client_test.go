@@ -6,7 +6,6 @@ import (
 	"encoding/json"
 	"io"
 	"log"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -22,6 +21,7 @@ import (
 	"interrex/election"
 	"interrex/failover"
 	"interrex/failover/api"
+	"interrex/internal/porttest"
 )
 
 const testToken = "operator-token-of-the-tests"
@@ -57,10 +57,7 @@ func problemWith(name string, status int, title, detail string) api.Problem {
 // deadAddress is one where nobody listens.
 func deadAddress(t *testing.T) string {
 	t.Helper()
-	listener, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	defer func() { _ = listener.Close() }()
-	return listener.Addr().String()
+	return porttest.Address(t)
 }
 
 // run runs the program in an empty folder with no environment of ours.

@@ -14,6 +14,7 @@ import (
 
 	"interrex/election"
 	"interrex/failover"
+	"interrex/internal/porttest"
 	"interrex/internal/topology"
 )
 
@@ -119,10 +120,7 @@ func TestForwardingFailures(t *testing.T) {
 		}, problemNoQuorum},
 		{"leader is not registered", func(_ *testing.T, f, _ *bench) { change(f, func(v *failover.View) { v.Members = nil }) }, problemLeaderGone},
 		{"leader is dead", func(t *testing.T, f, _ *bench) {
-			ln, err := net.Listen("tcp", "127.0.0.1:0")
-			require.NoError(t, err)
-			require.NoError(t, ln.Close())
-			change(f, func(v *failover.View) { v.Members = []topology.Member{{Name: "n2", API: ln.Addr().String()}} })
+			change(f, func(v *failover.View) { v.Members = []topology.Member{{Name: "n2", API: porttest.Address(t)}} })
 		}, problemLeaderGone},
 		{"leader has another member token", func(_ *testing.T, _, l *bench) { l.cfg.Security.MemberToken = "another-secret-9876543210" }, problemLeaderGone},
 		{"leader does not answer", func(t *testing.T, f, _ *bench) {

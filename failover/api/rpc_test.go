@@ -21,6 +21,7 @@ import (
 	"interrex/election"
 	"interrex/failover"
 	"interrex/internal/gtid"
+	"interrex/internal/porttest"
 	"interrex/internal/topology"
 	"interrex/router"
 )
@@ -305,12 +306,8 @@ func TestAbandonedCommandIsNotExecuted(t *testing.T) {
 }
 
 func TestNothingSentIsNotExecuted(t *testing.T) {
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	require.NoError(t, err)
-	addr := ln.Addr().String()
-	require.NoError(t, ln.Close())
-	c := NewClient("n1", addr, memberToken, nil)
-	_, err = c.Status(within(t, patience))
+	c := NewClient("n1", porttest.Address(t), memberToken, nil)
+	_, err := c.Status(within(t, patience))
 	require.ErrorIs(t, err, ErrNotExecuted)
 
 	b := newBench(t, "n1").listen(t)
