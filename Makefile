@@ -26,8 +26,8 @@ TEST_P ?= 2
 # What is tested, and how else: make test PKG=./router/... ARGS='-run Hold -v'
 PKG  ?= ./...
 ARGS ?=
-# The longest package is begun first: last, it would run with the other core idle.
-FIRST := $(if $(filter ./...,$(PKG)),./internal/acceptance)
+# The longest packages are begun first: last, they would run with a core idle.
+FIRST := $(if $(filter ./...,$(PKG)),./internal/acceptance ./internal/acceptance/cutoff)
 # How often make bench kills the primary, and the file it writes its tables to;
 # the folder that make chaos keeps (default: a temporary one, kept if something
 # is found).

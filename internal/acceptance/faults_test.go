@@ -91,7 +91,9 @@ func TestN3PrimaryHostLost(t *testing.T) {
 
 // TestN5FrozenAgentWakesAsNobody: the leader's agent stands still after a step of
 // a switchover (T2), for longer than its lease; another one completes it or undoes
-// it, and what the first still has to send takes no effect (X5).
+// it (where this machine was busy, and the first one came to its end before it
+// stood still, there is nothing left to do), and what the first still has to send
+// takes no effect (X5).
 func TestN5FrozenAgentWakesAsNobody(t *testing.T) {
 	c := borrow(t)
 	for _, step := range []string{"claim", "revoke", "promote"} {
@@ -112,7 +114,7 @@ func TestN5FrozenAgentWakesAsNobody(t *testing.T) {
 			await(t, patience, "another leader to end it", func() (bool, string) {
 				var err error
 				done, err = c.view(witness)
-				return err == nil && done.Operation == nil && done.Primary.Phase == "open" && done.Primary.Epoch > before.Epoch+1 && string(done.Leader) != leader, fmt.Sprint(words(done), err)
+				return err == nil && done.Operation == nil && done.Primary.Phase == "open" && done.Primary.Epoch > before.Epoch && string(done.Leader) != leader, fmt.Sprint(words(done), err)
 			})
 			ended := time.Since(at)
 			more(t, w)
