@@ -15,6 +15,9 @@ CACHE   := $(or $(XDG_CACHE_HOME),$(HOME)/.cache)/interrex
 # from git once, here, so that two builds of a commit are the same.
 BUILD := CGO_ENABLED=0 $(GO) build -trimpath -buildvcs=false -tags $(TAGS) -ldflags '-s -w -X main.version=$(VERSION)'
 
+# What is linted is compiled like that, so that one compilation does for both.
+AS_BUILT := CGO_ENABLED=0 GOFLAGS="$${GOFLAGS:-} -trimpath"
+
 # The deployment files are run through the real supervisord and systemd-analyze
 # where these are installed; .ci/run installs them.
 comma  := ,
@@ -121,8 +124,8 @@ faults: fetch ## Run the tests that docs/faults.md names, and write down there h
 lint: $(LINT) ## Check format, vet, and the house rules
 	@unformatted=$$(gofmt -l $$(git ls-files --cached --others --exclude-standard '*.go')); \
 	  [ -z "$$unformatted" ] || { echo "not formatted (gofmt -w):" $$unformatted >&2; exit 1; }
-	$(GO) vet -tags $(TAGS),deploy ./...
-	$(LINT) run --timeout 15m $(PKG)
+	$(AS_BUILT) $(GO) vet -tags $(TAGS),deploy ./...
+	$(AS_BUILT) $(LINT) run --timeout 15m $(PKG)
 
 $(LINT):
 	@echo 'building golangci-lint $(LINT_VERSION), once'
