@@ -13,6 +13,7 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
+	"sync"
 	"testing"
 	"time"
 
@@ -26,11 +27,12 @@ import (
 
 // cluster is a running sandbox.
 type cluster struct {
-	dir    string
-	info   sandbox.Info
-	upTook time.Duration // how long `sandbox up` took
-	http   *http.Client
-	bases  map[string]string // URLs of the agents' APIs, by node
+	program string // that runs it
+	dir     string
+	info    sandbox.Info
+	upTook  time.Duration // how long `sandbox up` took
+	http    *http.Client
+	bases   map[string]string // URLs of the agents' APIs, by node
 	// guard holds a pipe to a process that ends the sandbox when this one is
 	// gone, however it went.
 	guard io.Closer
@@ -52,7 +54,7 @@ func borrow(t *testing.T) *cluster {
 		}
 	}
 	if shared == nil {
-		shared = up(t)
+		shared = upIn(t, program, folder(t))
 	}
 	c := shared
 	t.Cleanup(func() {
@@ -66,7 +68,16 @@ func borrow(t *testing.T) *cluster {
 	return c
 }
 
-// own brings up a cluster for this test alone.
+// endShared takes down the cluster that tests shared, once nobody will borrow it
+// again.
+var endShared = sync.OnceFunc(func() {
+	if shared != nil {
+		shared.down()
+	}
+})
+
+// own brings up a cluster for this test alone, when those that share one are
+// through. Two such tests run at a time: they wait most of theirs.
 func own(t *testing.T, args ...string) *cluster {
 	t.Helper()
 	return ownIn(t, folder(t), args...)
@@ -75,7 +86,15 @@ func own(t *testing.T, args ...string) *cluster {
 // ownIn is own in a folder, where one may be planned.
 func ownIn(t *testing.T, dir string, args ...string) *cluster {
 	t.Helper()
-	c := upIn(t, dir, args...)
+	return ownOf(t, program, dir, args...)
+}
+
+// ownOf is ownIn with a program of its own.
+func ownOf(t *testing.T, program, dir string, args ...string) *cluster {
+	t.Helper()
+	t.Parallel()
+	endShared()
+	c := upIn(t, program, dir, args...)
 	t.Cleanup(func() {
 		c.keepLogs(t)
 		if t.Failed() {
@@ -94,16 +113,11 @@ func folder(t *testing.T) string {
 	return dir
 }
 
-// up brings up a sandbox of three nodes as a user does.
-func up(t *testing.T, args ...string) *cluster {
+// upIn brings up a sandbox of three nodes as a user does, in a folder, where one
+// may be planned.
+func upIn(t *testing.T, program, dir string, args ...string) *cluster {
 	t.Helper()
-	return upIn(t, folder(t), args...)
-}
-
-// upIn brings up the sandbox of a folder, where one may be planned.
-func upIn(t *testing.T, dir string, args ...string) *cluster {
-	t.Helper()
-	c := &cluster{dir: dir, roots: map[string]*sql.DB{}}
+	c := &cluster{program: program, dir: dir, roots: map[string]*sql.DB{}}
 	c.startGuard(t)
 	began := time.Now()
 	out, err := c.run(append([]string{"sandbox", "up", "--dir", dir}, args...)...)
@@ -141,7 +155,7 @@ func (c *cluster) readInfo(t *testing.T) {
 // sandbox: it does so also when this process was killed.
 func (c *cluster) startGuard(t *testing.T) {
 	t.Helper()
-	guard := exec.Command("sh", "-c", `cat >/dev/null; "$0" sandbox down --dir "$1"; rm -rf "$1"`, program, c.dir)
+	guard := exec.Command("sh", "-c", `cat >/dev/null; "$0" sandbox down --dir "$1"; rm -rf "$1"`, c.program, c.dir)
 	pipe, err := guard.StdinPipe()
 	require.NoError(t, err)
 	require.NoError(t, guard.Start())
@@ -167,7 +181,7 @@ func (c *cluster) down() {
 func (c *cluster) run(args ...string) (string, error) {
 	ctx, cancel := context.WithTimeout(context.Background(), 3*time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(ctx, program, args...).CombinedOutput()
+	out, err := exec.CommandContext(ctx, c.program, args...).CombinedOutput()
 	if err != nil {
 		err = fmt.Errorf("interrex %s: %w: %s", strings.Join(args, " "), err, out)
 	}

@@ -48,10 +48,6 @@ func run(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "build interrex: %v\n%s", err, out)
 		return 1
 	}
-	defer func() {
-		if shared != nil {
-			shared.down()
-		}
-	}()
+	defer endShared()
 	return m.Run()
 }

@@ -101,7 +101,7 @@ func (c *cluster) startRouter(t *testing.T, name, said string) map[string]string
 	config := filepath.Join(dir, "agent.yaml")
 	require.NoError(t, os.WriteFile(config, text, 0o600))
 
-	agent := exec.Command(program, "agent", "--config", config)
+	agent := exec.Command(c.program, "agent", "--config", config)
 	agent.SysProcAttr = &syscall.SysProcAttr{Pdeathsig: syscall.SIGKILL}
 	log, err := os.Create(filepath.Join(dir, "agent.log"))
 	require.NoError(t, err)

@@ -72,14 +72,12 @@ func rewrite(t *testing.T, store *clientv3.Client, change func(fields map[string
 // the switchovers of both what neither knows. A record of a newer format is left
 // alone by all, with the reason told, and writes go on.
 func TestRollingUpgrade(t *testing.T) {
-	old := program
-	t.Cleanup(func() { program = old })
 	// The sandbox runs a copy, so that it can be replaced under its agents.
-	program = filepath.Join(t.TempDir(), "interrex")
-	text, err := os.ReadFile(old)
+	own := filepath.Join(t.TempDir(), "interrex")
+	text, err := os.ReadFile(program)
 	require.NoError(t, err)
-	require.NoError(t, os.WriteFile(program, text, 0o700)) //nolint:gosec // a program
-	c := own(t)
+	require.NoError(t, os.WriteFile(own, text, 0o700)) //nolint:gosec // a program
+	c := ownOf(t, own, folder(t))
 	v := c.healthy(t)
 	w := c.load(t, c.names()[0])
 	store := c.etcdOf(t, string(v.Leader))
@@ -123,8 +121,8 @@ func TestRollingUpgrade(t *testing.T) {
 	versions := map[string]string{}
 	for i, n := range order {
 		c.order(t, "stop-agent", n)
-		require.NoError(t, os.WriteFile(program+".new", text, 0o700)) //nolint:gosec // a program
-		require.NoError(t, os.Rename(program+".new", program))
+		require.NoError(t, os.WriteFile(own+".new", text, 0o700)) //nolint:gosec // a program
+		require.NoError(t, os.Rename(own+".new", own))
 		c.order(t, "start-agent", n)
 		v = c.healthy(t)
 		for _, m := range v.Members {
