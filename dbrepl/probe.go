@@ -55,11 +55,15 @@ func (i *Instance) read(ctx context.Context, q querier) (Status, error) {
 	if err := i.readState(ctx, q, f, &s); err != nil {
 		return Status{}, err
 	}
-	if s.Source != nil && (s.Source.Unapplied > 0 || !s.Source.ApplierOn) {
+	if s.Source == nil {
+		return s, nil
+	}
+	if s.Source.Unapplied > 0 || !s.Source.ApplierOn || !s.Source.told {
 		if err := i.readApplier(ctx, q, s.Source); err != nil {
 			return Status{}, err
 		}
 	}
+	s.Source.Lag = s.Source.lag(i.cfg.NetTimeout)
 	return s, nil
 }
 
@@ -116,6 +120,7 @@ const stateQuery = `SELECT g.started, t.thread_os_id, g.active, g.clients, g.wai
 	c.host, c.port, c.heartbeat_interval, c.connection_retry_interval, s.source_uuid, s.service_state, s.last_error_message, s.received_transaction_set,
 	UNIX_TIMESTAMP(NOW(6)) * 1000000, 1000000 * GREATEST(UNIX_TIMESTAMP(s.last_heartbeat_timestamp),
 		UNIX_TIMESTAMP(s.last_queued_transaction_end_queue_timestamp), UNIX_TIMESTAMP(s.queueing_transaction_start_queue_timestamp)),
+	s.last_heartbeat_timestamp >= s.last_queued_transaction_end_queue_timestamp,
 	a.service_state
 	FROM (SELECT UNIX_TIMESTAMP() - MAX(IF(variable_name = 'Uptime', variable_value, NULL)) AS started,
 		COALESCE(MAX(IF(variable_name = 'Rpl_semi_sync_replica_status', variable_value = 'ON', NULL)), 0) AS active,
@@ -138,10 +143,11 @@ func (i *Instance) readState(ctx context.Context, q querier, f features, s *Stat
 		port                                       sql.NullInt64
 		now                                        float64
 		lastSeen, heartbeat, retry                 sql.NullFloat64
+		told                                       sql.NullBool
 	)
 	err := q.QueryRowContext(ctx, stateQuery).Scan(&started, &thread,
 		&s.SemiSync.ReplicaActive, &s.SemiSync.Clients, &s.SemiSync.WaitSessions, &s.SemiSync.NoTx,
-		&host, &port, &heartbeat, &retry, &uuid, &receiver, &fault, &received, &now, &lastSeen, &app)
+		&host, &port, &heartbeat, &retry, &uuid, &receiver, &fault, &received, &now, &lastSeen, &told, &app)
 	if err != nil {
 		return err
 	}
@@ -169,9 +175,11 @@ func (i *Instance) readState(ctx context.Context, q querier, f features, s *Stat
 		HeartbeatAge: -1,
 		Unfit:        i.cfg.unfit(seconds(heartbeat.Float64), seconds(retry.Float64)),
 		Unapplied:    retrieved.Minus(s.Executed).Count(),
+		told:         told.Bool,
 	}
 	if lastSeen.Float64 > 0 {
 		s.Source.HeartbeatAge = max(0, time.Duration(now-lastSeen.Float64)*time.Microsecond)
+		s.Source.Deaf = s.Source.ReceiverOn && s.Source.Unfit == "" && s.Source.HeartbeatAge > 2*i.cfg.NetTimeout+time.Second
 	}
 	return nil
 }
@@ -198,10 +206,25 @@ func (i *Instance) readApplier(ctx context.Context, q querier, s *SourceStatus) 
 	if s.ApplierError == "" {
 		s.ApplierError = coordinator.String
 	}
-	if s.Unapplied > 0 {
-		s.Lag = max(0, time.Duration(lag.Float64)*time.Microsecond)
-	}
+	s.last = max(0, time.Duration(lag.Float64)*time.Microsecond)
 	return nil
+}
+
+// lag is how far a replica is behind. A source that has no more to send says so
+// with a heartbeat; one that is heard of again after a silence sends what is
+// missing first, and between two of those transactions none may be unapplied.
+func (s *SourceStatus) lag(silence time.Duration) time.Duration {
+	since := max(0, s.HeartbeatAge)
+	if !s.told {
+		since = max(since, s.last)
+	}
+	switch {
+	case s.Unapplied > 0:
+		return s.last
+	case s.ReceiverOn && since > silence:
+		return since
+	}
+	return 0
 }
 
 // readMarker reads the newest marker row; without one it is zero and false.

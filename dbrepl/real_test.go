@@ -22,6 +22,7 @@ func TestOnRealServers(t *testing.T) {
 	}{
 		{"prepare", prepare},
 		{"probe", probe},
+		{"lag after a silence", lagAfterSilence},
 		{"freeze and catch up", freezeAndCatchUp},
 		{"receiver's times", receiverTimes},
 		{"promote", promote},
@@ -127,6 +128,36 @@ func probe(t *testing.T, c *cluster) {
 	t.Logf("a probe took %v", time.Since(began)/time.Duration(probes))
 	c.b.restart(c.t)
 	require.NotEqual(t, boot, c.b.status(t).BootID)
+}
+
+// lagAfterSilence: a replica that hears of its source again has nothing
+// unapplied at first, and is behind all the same: it serves no reads.
+func lagAfterSilence(t *testing.T, c *cluster) {
+	c.establish(t, 1)
+	ctx := limited(t, patience)
+	c.write(t, c.a, 1)
+	c.b.until(t, "is level, and says so", func(s dbrepl.Status) bool {
+		return s.Executed.Equal(c.a.status(t).Executed) && s.Source.Lag == 0
+	})
+	require.NoError(t, c.a.ShutOut(ctx, "replication_b"))
+	c.b.until(t, "hears nothing", func(s dbrepl.Status) bool { return !s.Source.ReceiverOn })
+	c.write(t, c.a, 300)
+	<-time.After(4 * time.Second)
+	want := c.a.status(t).Executed
+	require.NoError(t, c.a.LetIn(ctx, "replication_b"))
+	looks := 0
+	c.b.until(t, "is level again", func(s dbrepl.Status) bool {
+		if s.Executed.Contains(want) {
+			return true
+		}
+		if s.Source.ReceiverOn {
+			looks++
+			require.Greater(t, s.Source.Lag, 3*time.Second, "it lacks %d: %+v", want.Minus(s.Executed).Count(), s.Source)
+		}
+		return false
+	})
+	require.Positive(t, looks, "it was never seen on its way")
+	c.b.until(t, "says so", func(s dbrepl.Status) bool { return s.Source.Lag == 0 })
 }
 
 // receiverTimes: a receiver whose times are of another profile says so, and is

@@ -51,14 +51,24 @@ type SourceStatus struct {
 	// HeartbeatAge is the time since the source's last heartbeat or event, by
 	// the server's own clock; negative when there was none yet.
 	HeartbeatAge time.Duration `json:"heartbeat_age_ns"`
+	// Deaf: the receiver is connected, and HeartbeatAge is more than twice
+	// NetTimeout, after which it would have left a source that is silent. It
+	// waits for its own disk (a full one is looked at again once a minute), or
+	// receives a large transaction.
+	Deaf bool `json:"deaf,omitempty"`
 	// Unfit says in what the receiver's times are not as they are configured;
 	// empty if they are.
 	Unfit string `json:"unfit,omitempty"`
 	// Unapplied is the number of transactions received and not executed.
 	Unapplied uint64 `json:"unapplied"`
-	// Lag is how far the last executed transaction is behind its commit on
-	// the primary; 0 when nothing is unapplied.
+	// Lag is how long ago, on the primary, that was committed which is being
+	// applied. Where nothing is unapplied it is 0, unless a connected receiver
+	// has not yet heard how far the primary is: then it is since when it has
+	// heard nothing, or how old the last that came is.
 	Lag time.Duration `json:"lag_ns"`
+
+	told bool          // a heartbeat came after the last transaction
+	last time.Duration // how old is what is or was last applied; 0 if not asked
 }
 
 // SemiSync is the semi-synchronous state of an instance in both its roles.
