@@ -147,6 +147,10 @@ func weaknesses(c Cluster, v failover.View, hungry bool) []string {
 	return reasons
 }
 
+// lagTold is how far a replica may be behind before that is a weakness of the
+// cluster, whatever its routes accept.
+const lagTold = 10 * time.Second
+
 // weaknessOf is what of a member would make the next failure worse; empty if
 // nothing would.
 func weaknessOf(m Member) string {
@@ -169,6 +173,8 @@ func weaknessOf(m Member) string {
 		return fmt.Sprintf("%s is an acker and does not acknowledge", m.Name)
 	case m.Acker && !m.Certified:
 		return fmt.Sprintf("%s restarted and has not caught up since: it would prove nothing in a failover", m.Name)
+	case m.LagMS != nil && *m.LagMS > millis(lagTold):
+		return fmt.Sprintf("%s is %.0f s behind: a failover to it would have to apply that first", m.Name, *m.LagMS/1000)
 	}
 	return ""
 }
@@ -214,7 +220,7 @@ func acknowledges(v failover.View, name topology.NodeName) bool {
 	if !ok || n.Instance == nil || v.State.Primary == nil {
 		return false
 	}
-	return n.Instance.SemiSync.ReplicaActive && follows(n.Instance, v.State.Primary) && n.Instance.Source.ReceiverOn
+	return n.Instance.SemiSync.ReplicaActive && follows(n.Instance, v.State.Primary) && n.Instance.Source.ReceiverOn && !n.Instance.Source.Deaf
 }
 
 // follows tells whether the instance replicates from the recorded primary. A
@@ -307,6 +313,9 @@ func (m *Member) describeInstance(v failover.View, s *dbrepl.Status) {
 	case m.Error != "":
 	case !src.ReceiverOn:
 		m.Error = fmt.Sprintf("receiver is %s: %s", src.ReceiverState, cmp.Or(src.ReceiverError, "no error"))
+	case src.Deaf:
+		m.Error = fmt.Sprintf("receiver is connected and has taken in nothing for %.0f s: it waits for its disk, or for the rest of a large transaction",
+			src.HeartbeatAge.Seconds())
 	case !src.ApplierOn:
 		m.Error = "applier is stopped: " + cmp.Or(src.ApplierError, "no error")
 	}

@@ -83,6 +83,17 @@ func TestStatusWord(t *testing.T) {
 		{"receiver broke", func(v *failover.View) {
 			node(v, "n2", func(n *failover.NodeStatus) { n.Instance.Source.ReceiverOn = false })
 		}, StatusStarved, "receiver is ON"},
+		{"acker's receiver waits for its disk", func(v *failover.View) {
+			node(v, "n2", func(n *failover.NodeStatus) {
+				n.Instance.Source.Deaf, n.Instance.Source.HeartbeatAge = true, 42*time.Second
+			})
+		}, StatusStarved, "n2: receiver is connected and has taken in nothing for 42 s"},
+		{"acker is far behind", func(v *failover.View) {
+			node(v, "n2", func(n *failover.NodeStatus) { n.Instance.Source.Lag = 11 * time.Second })
+		}, StatusDegraded, "n2 is 11 s behind"},
+		{"acker is behind", func(v *failover.View) {
+			node(v, "n2", func(n *failover.NodeStatus) { n.Instance.Source.Lag = 9 * time.Second })
+		}, StatusHealthy, ""},
 		{"acker may have forgotten", func(v *failover.View) {
 			node(v, "n2", func(n *failover.NodeStatus) { n.Certified = false })
 		}, StatusDegraded, "n2 restarted and has not caught up"},
