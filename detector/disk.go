@@ -21,6 +21,11 @@ type Disk interface {
 	Completed() (uint64, bool)
 }
 
+// looksAgain is how long a server that found its disk full waits until it tries
+// again, whatever was freed meanwhile (MySQL's wait_for_free_space: 60 s), and a
+// little.
+const looksAgain = 65 * time.Second
+
 // diskWatch is what is known of one write to the disk.
 type diskWatch struct {
 	began     time.Time
@@ -61,7 +66,7 @@ func (d *Detector) watchDisk(ctx context.Context) {
 	tick := time.NewTicker(d.w.Interval)
 	defer tick.Stop()
 	told := ""
-	var written time.Time
+	var written, full time.Time
 	for {
 		done := make(chan error, 1)
 		completed, _ := d.deps.Disk.Completed()
@@ -77,6 +82,12 @@ func (d *Detector) watchDisk(ctx context.Context) {
 			return
 		}
 		kind, detail := diskKind(err)
+		switch {
+		case kind == DiskFull:
+			full = time.Now()
+		case kind == DiskWell && time.Since(full) < looksAgain && d.ownWritesHang():
+			kind, detail = DiskFull, "there is room again, and the server waits: it looks for it once a minute"
+		}
 		if kind == "" {
 			d.retract(d.cfg.Self, groupDisk)
 			if told != detail {
@@ -92,6 +103,15 @@ func (d *Detector) watchDisk(ctx context.Context) {
 		case <-tick.C:
 		}
 	}
+}
+
+// ownWritesHang tells whether this member's last try found that the local server,
+// or the writer of its binary log, takes nothing.
+func (d *Detector) ownWritesHang() bool {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	ev, ok := d.store.about(d.cfg.Self, false).find(time.Now(), d.cfg.Self, groupWrite)
+	return ok && (ev.Kind == LogBusy || ev.Kind == WriteStalled) && ev.Age <= d.w.Freshness
 }
 
 // awaitDisk waits for a write to end, and accuses the disk while it hangs;

@@ -225,6 +225,17 @@ func detectionBars() []detectionBar {
 			[]detector.Kind{detector.DiskFull}, time.Second, 5,
 		},
 		{
+			// Two seconds after there is room again, the server still waits.
+			"disk full for a moment", func(w *watched) error {
+				err := w.disk.Fill()
+				time.Sleep(time.Second)
+				err = errors.Join(err, w.disk.Free())
+				time.Sleep(2 * time.Second)
+				return err
+			},
+			restart, []detector.Kind{detector.DiskFull}, time.Second, 2,
+		},
+		{
 			"disk stalled", func(w *watched) error { return w.disk.Stall() },
 			func(w *watched, t *testing.T) { require.NoError(t, w.disk.Resume()) },
 			[]detector.Kind{detector.DiskStalled}, 2 * time.Second, 5,
