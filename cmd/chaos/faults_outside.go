@@ -225,7 +225,7 @@ func linkFlaps(ctx context.Context, r *round, n *node) (*strike, error) {
 func diskFaults() []kind {
 	return []kind{
 		{name: "fill the disk of the primary's server", needs: disks, strike: on((*round).primary, fillDisk)},
-		{name: "fill the disk of a replica's server", needs: disks, strike: on((*round).replica, fillDisk)},
+		{name: "fill the disk of a replica's server", needs: disks, strike: on((*round).replica, fillReplica)},
 		{name: "stall the disk of the primary's server", needs: disks, strike: on((*round).primary, stallDisk)},
 		{name: "stall the disk of a replica's server", needs: disks, strike: on((*round).replica, stallDisk)},
 	}
@@ -237,6 +237,18 @@ func fillDisk(_ context.Context, r *round, n *node) (*strike, error) {
 	}
 	r.limit += diskRetry
 	return &strike{Detail: n.Name, heal: func(context.Context) error { return n.disk.Free() }}, n.disk.Fill()
+}
+
+// fillReplica: when there is room again its server is restarted, as the runbook
+// has it done: left alone it looks for room once a minute, at one file after the
+// other, and two and a half minutes of that were seen.
+func fillReplica(_ context.Context, r *round, n *node) (*strike, error) {
+	if err := errors.Join(r.take("disk", n), r.take("mysqld", n)); err != nil {
+		return nil, err
+	}
+	return &strike{Detail: n.Name, heal: func(ctx context.Context) error {
+		return errors.Join(n.disk.Free(), r.c.Restart(ctx, n.Name))
+	}}, n.disk.Fill()
 }
 
 func stallDisk(_ context.Context, r *round, n *node) (*strike, error) {
