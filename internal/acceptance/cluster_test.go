@@ -13,7 +13,6 @@ import (
 	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"testing"
 	"time"
 
@@ -68,16 +67,7 @@ func borrow(t *testing.T) *cluster {
 	return c
 }
 
-// endShared takes down the cluster that tests shared, once nobody will borrow it
-// again.
-var endShared = sync.OnceFunc(func() {
-	if shared != nil {
-		shared.down()
-	}
-})
-
-// own brings up a cluster for this test alone, when those that share one are
-// through. Two such tests run at a time: they wait most of theirs.
+// own brings up a cluster for this test alone.
 func own(t *testing.T, args ...string) *cluster {
 	t.Helper()
 	return ownIn(t, folder(t), args...)
@@ -92,8 +82,6 @@ func ownIn(t *testing.T, dir string, args ...string) *cluster {
 // ownOf is ownIn with a program of its own.
 func ownOf(t *testing.T, program, dir string, args ...string) *cluster {
 	t.Helper()
-	t.Parallel()
-	endShared()
 	c := upIn(t, program, dir, args...)
 	t.Cleanup(func() {
 		c.keepLogs(t)

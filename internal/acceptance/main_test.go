@@ -48,6 +48,10 @@ func run(m *testing.M) int {
 		fmt.Fprintf(os.Stderr, "build interrex: %v\n%s", err, out)
 		return 1
 	}
-	defer endShared()
+	defer func() {
+		if shared != nil {
+			shared.down()
+		}
+	}()
 	return m.Run()
 }
