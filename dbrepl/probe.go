@@ -179,7 +179,7 @@ func (i *Instance) readState(ctx context.Context, q querier, f features, s *Stat
 	}
 	if lastSeen.Float64 > 0 {
 		s.Source.HeartbeatAge = max(0, time.Duration(now-lastSeen.Float64)*time.Microsecond)
-		s.Source.Deaf = s.Source.ReceiverOn && s.Source.Unfit == "" && s.Source.HeartbeatAge > 2*i.cfg.NetTimeout+time.Second
+		s.Source.Deaf = s.Source.deaf(i.cfg.NetTimeout)
 	}
 	return nil
 }
@@ -208,6 +208,12 @@ func (i *Instance) readApplier(ctx context.Context, q querier, s *SourceStatus) 
 	}
 	s.last = max(0, time.Duration(lag.Float64)*time.Microsecond)
 	return nil
+}
+
+// deaf tells whether its receiver has long been silent and did not leave its
+// source. One whose times are not as configured may be patient.
+func (s *SourceStatus) deaf(silence time.Duration) bool {
+	return s.ReceiverOn && s.Unfit == "" && s.HeartbeatAge > 2*silence+time.Second
 }
 
 // lag is how far a replica is behind. A source that has no more to send says so

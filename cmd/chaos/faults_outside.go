@@ -240,8 +240,8 @@ func fillDisk(_ context.Context, r *round, n *node) (*strike, error) {
 }
 
 // fillReplica: when there is room again its server is restarted, as the runbook
-// has it done: left alone it looks for room once a minute, at one file after the
-// other, and two and a half minutes of that were seen.
+// has it done: left alone it looks for room once a minute, and went on waiting for
+// up to two and a half.
 func fillReplica(_ context.Context, r *round, n *node) (*strike, error) {
 	if err := errors.Join(r.take("disk", n), r.take("mysqld", n)); err != nil {
 		return nil, err

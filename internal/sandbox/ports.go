@@ -55,7 +55,7 @@ const (
 // from every sandbox and other caller until they are released, which is to be
 // done when the servers have bound them.
 func ClaimPorts(n int) (ports []int, release func(), err error) {
-	strides := 1 + n/len(portsOf(0, 0).named())
+	strides := 1 + (n-1)/len(portsOf(0, 0).named())
 	base, release, err := chooseBase(strides)
 	if err != nil {
 		return nil, nil, err
