@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
-
-	"interrex/election/embedded/etcdtest"
 )
 
 // Options of the tests; the defaults are the short share.
@@ -24,9 +22,6 @@ var (
 var program string
 
 func TestMain(m *testing.M) {
-	if len(os.Args) == 4 && os.Args[1] == "etcd" {
-		etcdtest.Main(m) // as a member of TestExternalEtcd
-	}
 	flag.Parse()
 	os.Exit(run(m))
 }
