@@ -84,7 +84,9 @@ func TestDemoEndToEnd(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	program, dir := buildDemo(t), filepath.Join(t.TempDir(), "demo")
-	command := exec.CommandContext(ctx, program, "demo", "--dir", dir)
+	// Two writers: at eight's full speed beside other packages' tests, replicas
+	// do not keep up.
+	command := exec.CommandContext(ctx, program, "demo", "--writers", "2", "--dir", dir)
 	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
 	text, err := command.CombinedOutput()
 	out := string(text)
