@@ -37,6 +37,13 @@ var controllerPrivileges = []privilege{
 	{"REPLICATION SLAVE", "receive the binary log; of a controller: take it from a replica that is to be shut out, and give it back (GRANT OPTION)"},
 }
 
+// eventPrivileges are the global ones that TendEvents needs, from MySQL 8.2 on;
+// a controller without them leaves events alone.
+var eventPrivileges = []privilege{
+	{"EVENT", "have events follow the primary: see which are on, turn them on after a promotion. Leave this and SET_ANY_DEFINER out where there are no events"},
+	{"SET_ANY_DEFINER", "leave an event its definer when it is turned on (MySQL 8.2 and later)"},
+}
+
 // otherPrivileges are those of the accounts that other instances log in with,
 // and the controller's on two schemas.
 func otherPrivileges() []privilege {
@@ -50,7 +57,7 @@ func otherPrivileges() []privilege {
 // GrantReason says what a privilege that Grants grants is for; it is empty for
 // any other.
 func GrantReason(name string) string {
-	for _, p := range append(otherPrivileges(), controllerPrivileges...) {
+	for _, p := range slices.Concat(otherPrivileges(), eventPrivileges, controllerPrivileges) {
 		if p.name == name {
 			return p.reason
 		}
@@ -103,6 +110,7 @@ func Grants(spec GrantSpec) []string {
 	}
 	controller := spec.Controller.name()
 	return append(statements,
+		"GRANT EVENT /*!80200 , SET_ANY_DEFINER */ ON *.* TO "+controller,
 		"GRANT REPLICATION SLAVE ON *.* TO "+controller+" WITH GRANT OPTION",
 		"GRANT SELECT (user, host, repl_slave_priv) ON mysql.user TO "+controller,
 		"GRANT SELECT ON performance_schema.* TO "+controller,

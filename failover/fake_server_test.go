@@ -77,6 +77,7 @@ type server struct {
 	unarmable         bool
 	busy              bool // a transaction is open that keeps it from closing
 	retires, nudges   int
+	eventsTended      int
 }
 
 func (f *fleet) add(number int) *server {
@@ -365,6 +366,11 @@ func (s *server) Nudge(ctx context.Context, _ topology.Epoch) error {
 	s.fleet.change(func() { s.nudges++ })
 	_, err := s.commit(ctx, false)
 	return err
+}
+
+func (s *server) TendEvents(context.Context) (dbrepl.EventsLeft, error) {
+	s.fleet.change(func() { s.eventsTended++ })
+	return dbrepl.EventsLeft{}, nil
 }
 
 func (s *server) bootID() string { return fmt.Sprintf("%s-%d", s.name, s.boot) }

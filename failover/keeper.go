@@ -28,6 +28,7 @@ type Instance interface {
 	LetIn(ctx context.Context, users ...string) error
 	WriteMarker(ctx context.Context, m topology.Marker, k int, receivers ...string) (gtid.Set, error)
 	Nudge(ctx context.Context, epoch topology.Epoch) error
+	TendEvents(ctx context.Context) (dbrepl.EventsLeft, error)
 	OpenWrites(ctx context.Context, k int) error
 	Retire(ctx context.Context) error
 	Follow(ctx context.Context, spec dbrepl.FollowSpec) error
@@ -84,6 +85,7 @@ type Keeper struct {
 	errant   *gtid.Set
 	obeyed   obeyed
 	stuck    stuck
+	events   tendedEvents // of Run alone
 	wg       sync.WaitGroup
 }
 

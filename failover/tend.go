@@ -92,6 +92,7 @@ func (k *Keeper) tend(ctx context.Context) {
 		if k.looksStuck(snap.State, st, time.Now()) {
 			k.nudge(ctx, snap.State)
 		}
+		k.tendEvents(ctx, snap.State, st)
 	}
 }
 

@@ -191,6 +191,9 @@ func grantsText(statements []string) string {
 // columns are those that a privilege is limited to.
 var columns = regexp.MustCompile(` \([^)]*\)`)
 
+// versioned is a part of a statement that older servers take for a comment.
+var versioned = regexp.MustCompile(` /\*!\d+ (.*?) \*/`)
+
 // comments explain one statement.
 func comments(statement string) []string {
 	if strings.HasPrefix(statement, "SET SESSION sql_log_bin = OFF") {
@@ -202,6 +205,7 @@ func comments(statement string) []string {
 	}
 	privileges, _, _ = strings.Cut(privileges, " ON ")
 	privileges = columns.ReplaceAllString(privileges, "")
+	privileges = versioned.ReplaceAllString(privileges, "$1")
 	var list []string
 	for _, p := range strings.Split(privileges, ", ") {
 		list = append(list, fmt.Sprintf("-- %s: %s\n", p, dbrepl.GrantReason(p)))

@@ -264,6 +264,11 @@ func (i instance) Nudge(ctx context.Context, _ topology.Epoch) error {
 	return err
 }
 
+// TendEvents implements failover.Instance; these servers have none.
+func (instance) TendEvents(context.Context) (dbrepl.EventsLeft, error) {
+	return dbrepl.EventsLeft{}, nil
+}
+
 // OpenWrites implements failover.Instance.
 func (i instance) OpenWrites(ctx context.Context, k int) error {
 	return i.set(ctx, "open", func() error {
