@@ -40,7 +40,7 @@ var controllerPrivileges = []privilege{
 // eventPrivileges are the global ones that TendEvents needs, from MySQL 8.2 on;
 // a controller without them leaves events alone.
 var eventPrivileges = []privilege{
-	{"EVENT", "have events follow the primary: see which are on, turn them on after a promotion. Leave this and SET_ANY_DEFINER out where there are no events"},
+	{"EVENT", "have events follow the primary: see which are on, turn them on after a promotion. Leave this statement out where there are no events"},
 	{"SET_ANY_DEFINER", "leave an event its definer when it is turned on (MySQL 8.2 and later)"},
 }
 

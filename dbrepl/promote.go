@@ -178,8 +178,8 @@ func (i *Instance) Nudge(ctx context.Context, epoch topology.Epoch) error {
 }
 
 // OpenWrites lets clients write, each commit waiting for k replicas (0: for
-// none, see Degrade): read_only and super_read_only are OFF when it returns. The
-// event scheduler is left as it is.
+// none, see Degrade): read_only and super_read_only are OFF when it returns. Its
+// events stay off: see TendEvents.
 func (i *Instance) OpenWrites(ctx context.Context, k int) error {
 	statement, args := openStatement(k, "GLOBAL super_read_only = OFF, GLOBAL read_only = OFF")
 	if err := i.order(ctx, statement, args...); err != nil {
