@@ -45,6 +45,9 @@ func (i Isolation) String() string {
 type sighted struct {
 	etcd          bool // its quorum answered the last question
 	seen, members int
+	// last is when the quorum or a majority gave its last sign, however long it
+	// counts; zero if they never did.
+	last time.Time
 	// newer tells whether anybody who is seen knows of a higher epoch than we do.
 	newer bool
 }
@@ -55,6 +58,7 @@ func (s sighted) majority() bool { return s.seen > s.members/2 }
 type outlook struct {
 	last     time.Time // when it was shown something
 	blind    time.Time // since when neither is seen; zero while one is
+	seen     time.Time // when one gave its last sign before
 	isolated bool
 }
 
@@ -70,6 +74,9 @@ const heldUp = time.Second
 func (o *outlook) look(now time.Time, s sighted, after time.Duration) bool {
 	late := !o.last.IsZero() && now.Sub(o.last) > heldUp
 	o.last = now
+	if o.blind.IsZero() {
+		o.seen = s.last
+	}
 	switch {
 	case s.etcd, s.majority() && (!o.isolated || !s.newer):
 		o.isolated, o.blind = false, time.Time{}
@@ -104,7 +111,10 @@ func sightOf(v View, look Sight) sighted {
 
 // isolationOf is what an isolated member shows.
 func isolationOf(now time.Time, o outlook, s sighted, look Sight) *Isolation {
-	i := &Isolation{For: now.Sub(o.blind), Seen: s.seen, Members: s.members}
+	i := &Isolation{For: now.Sub(o.seen), Seen: s.seen, Members: s.members}
+	if o.seen.IsZero() {
+		i.For = now.Sub(o.blind)
+	}
 	i.Reads = look.ReadLimit < 0 || i.For < look.ReadLimit
 	return i
 }

@@ -96,6 +96,43 @@ func TestSight(t *testing.T) {
 	require.False(t, sightOf(v, look).newer, "it has told us")
 }
 
+// Reads are limited from the last sign of the others on, not from when it was
+// noticed that there are none; a majority with a newer history renews nothing.
+func TestIsolatedSinceTheLastSign(t *testing.T) {
+	var o outlook
+	now := time.Now()
+	sign := now.Add(-2 * time.Second)
+	for range 7 {
+		now = now.Add(500 * time.Millisecond)
+		o.look(now, sighted{seen: 1, members: 3, last: sign}, 3*time.Second)
+	}
+	require.True(t, o.isolated)
+	o.look(now, sighted{seen: 2, members: 3, newer: true, last: now}, 3*time.Second)
+	i := isolationOf(now, o, sighted{}, Sight{ReadLimit: 5 * time.Second})
+	require.Equal(t, now.Sub(sign), i.For)
+	require.False(t, i.Reads)
+	require.Equal(t, 3*time.Second, isolationOf(now, outlook{blind: now.Add(-3 * time.Second)}, sighted{}, Sight{}).For, "who never saw anybody")
+}
+
+// The last sign is of etcd's quorum, or of as many members as make a majority
+// with the own one.
+func TestLastSign(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		now := time.Now()
+		w := NewWatcher("n1", c.agents["n1"].registry, nil, nil, 0)
+		heard := map[topology.NodeName]time.Duration{"n1": 0, "n2": 9 * time.Second, "n3": -1, "a1": time.Second, "a2": -1}
+		w.sight.Heard = func(name topology.NodeName) time.Duration { return heard[name] }
+		require.Len(t, w.reg.Members(), 5)
+		require.Equal(t, now.Add(-9*time.Second), w.lastSign(now))
+		w.answered["n3"] = now.Add(-3 * time.Second)
+		require.Equal(t, now.Add(-3*time.Second), w.lastSign(now))
+		w.quorum = now.Add(-2 * time.Second)
+		require.Equal(t, now.Add(-2*time.Second), w.lastSign(now))
+		w.quorum = now.Add(-4 * time.Second)
+		require.Equal(t, now.Add(-3*time.Second), w.lastSign(now))
+	})
+}
+
 func TestIsolatedReads(t *testing.T) {
 	own := []router.Backend{{Node: "n1", Address: "127.0.0.1:3301"}}
 	for _, c := range []struct {
@@ -108,6 +145,10 @@ func TestIsolatedReads(t *testing.T) {
 		{name: "within the limit", limit: 10 * time.Second, blind: 9 * time.Second, want: own},
 		{name: "after it", limit: 10 * time.Second, blind: 10 * time.Second},
 		{name: "no limit", limit: -1, blind: time.Hour, want: own},
+		{name: "was far behind", limit: -1, blind: time.Second, give: with("n1", func(_ *NodeStatus, st *dbrepl.Status) {
+			st.Source = &dbrepl.SourceStatus{Unapplied: 9, Lag: 6 * time.Second}
+		})},
+		{name: "was level", limit: -1, blind: time.Second, want: own, give: with("n1", func(_ *NodeStatus, st *dbrepl.Status) { st.Source = &dbrepl.SourceStatus{} })},
 		{name: "the server is gone", limit: -1, blind: time.Second, give: mysqldGone("n1")},
 		{name: "no word of the own server", limit: -1, blind: time.Second, give: func(v *View) { delete(v.Nodes, "n1") }},
 		{name: "being rebuilt", limit: -1, blind: time.Second, give: with("n1", func(s *NodeStatus, _ *dbrepl.Status) { s.Rebuild = &RebuildProgress{Stage: "clone"} })},
@@ -119,8 +160,8 @@ func TestIsolatedReads(t *testing.T) {
 				c.give(&v)
 			}
 			now := time.Now()
-			v.Isolated = isolationOf(now, outlook{blind: now.Add(-c.blind)}, sighted{seen: 1, members: 3}, Sight{ReadLimit: c.limit})
-			require.Equal(t, c.want, isolatedReads(v))
+			v.Isolated = isolationOf(now, outlook{seen: now.Add(-c.blind)}, sighted{seen: 1, members: 3}, Sight{ReadLimit: c.limit})
+			require.Equal(t, c.want, isolatedReads(v, 5*time.Second))
 		})
 	}
 }

@@ -68,15 +68,18 @@ func (r RouteKeeper) isolate(v View, before bool) {
 		if !before {
 			r.Log.Warn("this node is cut off from the others: its routes are closed until it sees them again", zap.Stringer("detail", i))
 		}
-		r.Table.Isolate("this node is isolated from the majority of the members", isolatedReads(v))
+		r.Table.Isolate("this node is isolated from the majority of the members", isolatedReads(v, r.MaxLag))
 	}
 }
 
 // isolatedReads are the instances that an isolated member still reads from: its
-// own, as far as it goes on.
-func isolatedReads(v View) []router.Backend {
+// own, as far as it goes on, and unless it was far behind before.
+func isolatedReads(v View, maxLag time.Duration) []router.Backend {
 	n, ok := v.Nodes[v.Self]
 	if !v.Isolated.Reads || !ok || n.Instance == nil || n.Errant != nil || n.Rebuild.Underway() {
+		return nil
+	}
+	if src := n.Instance.Source; src != nil && src.Lag > maxLag {
 		return nil
 	}
 	return []router.Backend{{Node: v.Self, Address: n.Member.MySQL}}

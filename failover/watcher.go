@@ -36,10 +36,14 @@ type Watcher struct {
 	silent  map[topology.NodeName]string
 	polling map[topology.NodeName]bool
 	sighted map[topology.NodeName]Sighting
-	turned  time.Time // when Run last began a round
-	settled time.Time // when the own member last owed no answer
-	calm    calm
-	crash   crash
+	// When the last question was put that was answered: by each member, and by
+	// etcd's quorum.
+	answered map[topology.NodeName]time.Time
+	quorum   time.Time
+	turned   time.Time // when Run last began a round
+	settled  time.Time // when the own member last owed no answer
+	calm     calm
+	crash    crash
 
 	sight    Sight // set before Run
 	outlook  outlook
@@ -57,6 +61,7 @@ func NewWatcher(self topology.NodeName, reg Registry, nodes Nodes, det Detector,
 		self: self, reg: reg, nodes: nodes, det: det, every: every,
 		status: map[topology.NodeName]NodeStatus{}, silent: map[topology.NodeName]string{},
 		polling: map[topology.NodeName]bool{}, sighted: map[topology.NodeName]Sighting{},
+		answered: map[topology.NodeName]time.Time{},
 	}
 }
 
@@ -98,10 +103,35 @@ func (w *Watcher) lookAround(now time.Time) {
 	seen := sightOf(w.View(), w.sight)
 	w.mu.Lock()
 	defer w.mu.Unlock()
+	seen.last = w.lastSign(now)
 	w.isolated = nil
 	if w.outlook.look(now, seen, w.sight.After) {
 		w.isolated = isolationOf(now, w.outlook, seen, w.sight)
 	}
+}
+
+// lastSign is when etcd's quorum, or the last of the members that make a majority
+// with this one, gave its last sign; zero if never. The mutex is held.
+func (w *Watcher) lastSign(now time.Time) time.Time {
+	var signs []time.Time
+	for _, m := range w.reg.Members() {
+		if m.Name == w.self {
+			continue
+		}
+		at := w.answered[m.Name]
+		if w.sight.Heard != nil {
+			if age := w.sight.Heard(m.Name); age >= 0 && now.Add(-age).After(at) {
+				at = now.Add(-age)
+			}
+		}
+		signs = append(signs, at)
+	}
+	slices.SortFunc(signs, func(a, b time.Time) int { return b.Compare(a) })
+	last := w.quorum
+	if needed := (len(signs) + 1) / 2; needed > 0 && signs[needed-1].After(last) {
+		last = signs[needed-1]
+	}
+	return last
 }
 
 func (w *Watcher) turn() {
@@ -123,6 +153,7 @@ func (w *Watcher) forget(members []topology.Member) {
 	maps.DeleteFunc(w.status, func(name topology.NodeName, _ NodeStatus) bool { return gone(name) })
 	maps.DeleteFunc(w.silent, func(name topology.NodeName, _ string) bool { return gone(name) })
 	maps.DeleteFunc(w.sighted, func(name topology.NodeName, _ Sighting) bool { return gone(name) })
+	maps.DeleteFunc(w.answered, func(name topology.NodeName, _ time.Time) bool { return gone(name) })
 }
 
 // Stalled says why this agent does not work, or nothing if it does: the watcher
@@ -151,10 +182,16 @@ func (w *Watcher) watchEtcd(ctx context.Context) {
 	tick := time.NewTicker(2 * w.every)
 	defer tick.Stop()
 	for {
+		began := time.Now()
 		rctx, cancel := context.WithTimeout(ctx, time.Second)
 		_, err := w.reg.Read(rctx)
 		cancel()
 		w.etcdOK.Store(err == nil)
+		if err == nil {
+			w.mu.Lock()
+			w.quorum = began
+			w.mu.Unlock()
+		}
 		select {
 		case <-ctx.Done():
 			return
@@ -185,6 +222,7 @@ func (w *Watcher) poll(ctx context.Context, name topology.NodeName) {
 // refresh asks one member and notes the answer, unless whoever asked has gone:
 // that says nothing of the member.
 func (w *Watcher) refresh(ctx context.Context, name topology.NodeName) {
+	began := time.Now()
 	st, err := w.Ask(ctx, name)
 	if err != nil && errors.Is(ctx.Err(), context.Canceled) {
 		return
@@ -198,7 +236,7 @@ func (w *Watcher) refresh(ctx context.Context, name topology.NodeName) {
 		return
 	}
 	delete(w.silent, name)
-	w.status[name] = st
+	w.status[name], w.answered[name] = st, began
 	if st.Instance != nil && primary != nil {
 		w.sighted[name] = w.sighted[name].with(*st.Instance, primary.Epoch, time.Now())
 	}

@@ -49,7 +49,6 @@ func TestPrimaryCutOff(t *testing.T) {
 		return status == http.StatusServiceUnavailable && strings.Contains(text, "isolated: this node has seen 1 of 3 members"), fmt.Sprint(text, err)
 	}) + promoted
 	await(t, "the session to be cut", func() (bool, string) { return session.PingContext(t.Context()) != nil, "it goes on" })
-	require.NoError(t, read(), "reads go on for a while")
 	status, text, err := c.get(old, "/primary")
 	require.NoError(t, err)
 	require.Equal(t, http.StatusServiceUnavailable, status, text)
@@ -60,8 +59,8 @@ func TestPrimaryCutOff(t *testing.T) {
 	await(t, "reads to be refused", func() (bool, string) { err := read(); return err != nil, "reads go on" })
 	refused := time.Since(began)
 	t.Logf("another primary after %.1f s, routes closed after %.1f s, reads refused after %.1f s", promoted.Seconds(), closed.Seconds(), refused.Seconds())
-	require.Less(t, refused, 20*time.Second)
-	require.Greater(t, refused, 9*time.Second)
+	require.Less(t, refused, 15*time.Second)
+	require.Greater(t, refused, 4*time.Second)
 
 	heal()
 	back := await(t, "the old node's route to the new primary", func() (bool, string) {
