@@ -83,9 +83,12 @@ func (i *Instance) Prepare(ctx context.Context) error {
 	return nil
 }
 
+// ownPrivileges are the rows of information_schema.user_privileges that are the
+// controller's own.
+const ownPrivileges = `grantee = CONCAT("'", SUBSTRING_INDEX(CURRENT_USER(), '@', 1), "'@'", SUBSTRING_INDEX(CURRENT_USER(), '@', -1), "'")`
+
 func (i *Instance) preparePrivileges(ctx context.Context) (faults []error) {
-	rows, err := i.command.QueryContext(ctx, `SELECT privilege_type FROM information_schema.user_privileges
-		WHERE grantee = CONCAT("'", SUBSTRING_INDEX(CURRENT_USER(), '@', 1), "'@'", SUBSTRING_INDEX(CURRENT_USER(), '@', -1), "'")`)
+	rows, err := i.command.QueryContext(ctx, "SELECT privilege_type FROM information_schema.user_privileges WHERE "+ownPrivileges)
 	if err != nil {
 		return []error{fmt.Errorf("read own privileges: %w", err)}
 	}

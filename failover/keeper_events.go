@@ -52,9 +52,9 @@ func (k *Keeper) tendEvents(ctx context.Context, state election.State, st dbrepl
 	defer cancel()
 	left, err := k.inst.TendEvents(ectx)
 	var words []string
-	if len(left.Unknown) > 0 {
-		words = append(words, fmt.Sprintf("off since this server was a replica, and nobody recorded whether they were on: %s (ALTER EVENT … ENABLE, or DISABLE)",
-			strings.Join(left.Unknown, ", ")))
+	if len(left.Unclear) > 0 {
+		words = append(words, fmt.Sprintf("off as on a replica, and it is not known whether they should be: %s (ALTER EVENT … ENABLE, or DISABLE)",
+			strings.Join(left.Unclear, ", ")))
 	}
 	if len(left.Refused) > 0 {
 		words = append(words, "cannot be turned on: "+strings.Join(left.Refused, "; "))

@@ -251,8 +251,10 @@ func fillReplica(_ context.Context, r *round, n *node) (*strike, error) {
 	}}, n.disk.Fill()
 }
 
+// stallDisk: nothing else befalls the server meanwhile. One that waits for a
+// stalled disk does not end when it is killed, and who kills it would wait, too.
 func stallDisk(_ context.Context, r *round, n *node) (*strike, error) {
-	if err := r.take("disk", n); err != nil {
+	if err := errors.Join(r.take("disk", n), r.take("mysqld", n)); err != nil {
 		return nil, err
 	}
 	return &strike{Detail: n.Name, heal: func(context.Context) error { return n.disk.Resume() }}, n.disk.Stall()

@@ -29,13 +29,14 @@ func TestM10EventsFollowThePrimary(t *testing.T) {
 		c.exec(t, first, statement)
 	}
 	for _, n := range c.names() {
-		c.saysOf(t, n, "SELECT GROUP_CONCAT(event_name, is_on ORDER BY event_name) FROM interrex.event", "local0,off0,roots1,tick`tock1")
+		c.saysOf(t, n, "SELECT GROUP_CONCAT(event_name, is_on ORDER BY event_name) FROM interrex.event", "off0,roots1,tick`tock1")
 	}
 	c.ticks(t, first, "on root")
 
 	c.order(t, "kill", first)
 	second := string(c.moved(t, before, c.names(first)[0]).Primary.Node)
 	c.ticks(t, second, "on")
+	c.saysSoon(t, second, "not known whether they should be: app.local (")
 	c.saysSoon(t, second, "app.roots of root@localhost: Error 1227")
 	c.order(t, "start", first)
 	c.healthy(t)
@@ -48,7 +49,7 @@ func TestM10EventsFollowThePrimary(t *testing.T) {
 	c.exec(t, second, "ALTER DEFINER = 'o''clock'@localhost EVENT app.off ENABLE")
 	c.exec(t, second, "ALTER DEFINER = 'o''clock'@localhost EVENT app.`tick``tock` DISABLE")
 	c.exec(t, second, "DROP EVENT app.roots")
-	c.saysOf(t, first, "SELECT GROUP_CONCAT(event_name, is_on ORDER BY event_name) FROM interrex.event", "local0,off1,tick`tock0")
+	c.saysOf(t, first, "SELECT GROUP_CONCAT(event_name, is_on ORDER BY event_name) FROM interrex.event", "off1,tick`tock0")
 	status, _, problem := c.switchover(t, second, first)
 	require.Equal(t, http.StatusOK, status, "%+v", problem)
 	c.healthy(t)
