@@ -35,7 +35,8 @@ type Instance struct {
 	writeLane, logLane lane
 	// known is what the instance was last seen to have; the questions of a
 	// probe depend on it.
-	known atomic.Pointer[features]
+	known   atomic.Pointer[features]
+	hearing hearing
 }
 
 // Open makes an Instance. It does not touch the network: a server that is

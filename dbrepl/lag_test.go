@@ -20,6 +20,8 @@ func TestLagAndDeafness(t *testing.T) {
 		"applies":                                {on(SourceStatus{Unapplied: 1, last: time.Second}), time.Second, false},
 		"busy, the last is new":                  {on(SourceStatus{last: time.Second}), 0, false},
 		"between two of what it had missed":      {on(SourceStatus{last: 17 * time.Second}), 17 * time.Second, false},
+		"idle before it was cut off":             {on(SourceStatus{last: time.Hour, level: 3 * time.Second}), 3 * time.Second, false},
+		"what it had missed is new":              {on(SourceStatus{last: 3 * time.Second, level: time.Hour}), 3 * time.Second, false},
 		"connected again, nothing has come":      {on(SourceStatus{told: true, HeartbeatAge: 4 * time.Second}), 4 * time.Second, false},
 		"waits for its disk":                     {on(SourceStatus{told: true, HeartbeatAge: 6 * time.Second}), 6 * time.Second, true},
 		"its times are of another profile":       {on(SourceStatus{told: true, HeartbeatAge: 6 * time.Second, Unfit: "x"}), 6 * time.Second, false},
@@ -28,5 +30,32 @@ func TestLagAndDeafness(t *testing.T) {
 	} {
 		require.Equal(t, c.lag, c.s.lag(silence), name)
 		require.Equal(t, c.deaf, c.s.deaf(silence), name)
+	}
+}
+
+// After a silence the first heartbeat says nothing: the source sends one before
+// what is missing, too.
+func TestToldAfterASilence(t *testing.T) {
+	const period = 500 * time.Millisecond
+	type look struct {
+		silent            bool
+		heartbeat, queued time.Duration
+		want              bool
+	}
+	ms := time.Millisecond
+	for name, looks := range map[string][]look{
+		"nothing was ever heard":       {{false, 0, 0, true}},
+		"a heartbeat after the last":   {{false, 10 * ms, 5 * ms, true}, {false, 10 * ms, 11 * ms, false}, {false, 12 * ms, 11 * ms, true}},
+		"heard again, nothing came":    {{true, 10 * ms, 5 * ms, true}, {false, 10 * ms, 5 * ms, false}},
+		"the first says nothing":       {{true, 10 * ms, 5 * ms, true}, {false, 9000 * ms, 5 * ms, false}, {false, 9200 * ms, 5 * ms, false}, {false, 9500 * ms, 5 * ms, true}, {false, 9500 * ms, 5 * ms, true}},
+		"what was missing comes":       {{true, 10 * ms, 5 * ms, true}, {false, 9000 * ms, 5 * ms, false}, {false, 9000 * ms, 9001 * ms, false}, {false, 9501 * ms, 9001 * ms, true}},
+		"it came between two looks":    {{true, 10 * ms, 5 * ms, true}, {false, 9501 * ms, 9001 * ms, true}},
+		"silent again before it is":    {{true, 10 * ms, 5 * ms, true}, {false, 9000 * ms, 5 * ms, false}, {true, 9000 * ms, 5 * ms, true}, {false, 9500 * ms, 5 * ms, false}, {false, 10000 * ms, 5 * ms, true}},
+		"the server was started again": {{true, 0, 0, true}, {false, 0, 0, false}, {false, 700 * ms, 0, false}, {false, 1200 * ms, 0, true}},
+	} {
+		var h hearing
+		for i, l := range looks {
+			require.Equal(t, l.want, h.told(l.silent, l.heartbeat, l.queued, period), "%s: look %d", name, i)
+		}
 	}
 }

@@ -8,6 +8,7 @@ import (
 	"regexp"
 	"strconv"
 	"strings"
+	"sync"
 	"time"
 
 	"interrex/internal/gtid"
@@ -120,7 +121,7 @@ const stateQuery = `SELECT g.started, t.thread_os_id, g.active, g.clients, g.wai
 	c.host, c.port, c.heartbeat_interval, c.connection_retry_interval, s.source_uuid, s.service_state, s.last_error_message, s.received_transaction_set,
 	UNIX_TIMESTAMP(NOW(6)) * 1000000, 1000000 * GREATEST(UNIX_TIMESTAMP(s.last_heartbeat_timestamp),
 		UNIX_TIMESTAMP(s.last_queued_transaction_end_queue_timestamp), UNIX_TIMESTAMP(s.queueing_transaction_start_queue_timestamp)),
-	s.last_heartbeat_timestamp >= s.last_queued_transaction_end_queue_timestamp,
+	1000000 * UNIX_TIMESTAMP(s.last_heartbeat_timestamp), 1000000 * UNIX_TIMESTAMP(s.last_queued_transaction_end_queue_timestamp),
 	a.service_state
 	FROM (SELECT UNIX_TIMESTAMP() - MAX(IF(variable_name = 'Uptime', variable_value, NULL)) AS started,
 		COALESCE(MAX(IF(variable_name = 'Rpl_semi_sync_replica_status', variable_value = 'ON', NULL)), 0) AS active,
@@ -142,12 +143,11 @@ func (i *Instance) readState(ctx context.Context, q querier, f features, s *Stat
 		host, uuid, receiver, fault, received, app sql.NullString
 		port                                       sql.NullInt64
 		now                                        float64
-		lastSeen, heartbeat, retry                 sql.NullFloat64
-		told                                       sql.NullBool
+		lastSeen, heartbeat, retry, beat, queued   sql.NullFloat64
 	)
 	err := q.QueryRowContext(ctx, stateQuery).Scan(&started, &thread,
 		&s.SemiSync.ReplicaActive, &s.SemiSync.Clients, &s.SemiSync.WaitSessions, &s.SemiSync.NoTx,
-		&host, &port, &heartbeat, &retry, &uuid, &receiver, &fault, &received, &now, &lastSeen, &told, &app)
+		&host, &port, &heartbeat, &retry, &uuid, &receiver, &fault, &received, &now, &lastSeen, &beat, &queued, &app)
 	if err != nil {
 		return err
 	}
@@ -175,13 +175,50 @@ func (i *Instance) readState(ctx context.Context, q querier, f features, s *Stat
 		HeartbeatAge: -1,
 		Unfit:        i.cfg.unfit(seconds(heartbeat.Float64), seconds(retry.Float64)),
 		Unapplied:    retrieved.Minus(s.Executed).Count(),
-		told:         told.Bool,
 	}
 	if lastSeen.Float64 > 0 {
 		s.Source.HeartbeatAge = max(0, time.Duration(now-lastSeen.Float64)*time.Microsecond)
 		s.Source.Deaf = s.Source.deaf(i.cfg.NetTimeout)
 	}
+	silent := !s.Source.ReceiverOn || s.Source.HeartbeatAge > i.cfg.NetTimeout
+	s.Source.told = i.hearing.told(silent, micros(beat.Float64), micros(queued.Float64), i.cfg.HeartbeatPeriod)
+	s.Source.level = i.hearing.level(s.Source.told && !silent && s.Source.Unapplied == 0, micros(beat.Float64), micros(now))
 	return nil
+}
+
+func micros(n float64) time.Duration { return time.Duration(n) * time.Microsecond }
+
+// hearing is what a replica has heard of its source since it last heard nothing
+// for a while. Times are of the server's clock.
+type hearing struct {
+	mu        sync.Mutex
+	silent    bool          // and it has not been told since that there is no more
+	before    time.Duration // the last heartbeat before
+	queued    time.Duration // the last transaction before
+	heartbeat time.Duration // the first one after; 0 if there was none yet
+	known     time.Duration // the last heartbeat when it had executed everything
+}
+
+// told tells whether the source has said that it has no more to send, which it
+// says by a heartbeat. But it also sends one when it begins to send, or to look
+// for what is missing: after a silence only that counts which comes after a
+// transaction, or a period after another one.
+func (h *hearing) told(silent bool, heartbeat, queued, period time.Duration) bool {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	switch {
+	case silent:
+		h.silent, h.before, h.queued, h.heartbeat = true, heartbeat, queued, 0
+		return heartbeat >= queued
+	case heartbeat < queued || !h.silent:
+		return heartbeat >= queued
+	case heartbeat == h.before:
+		return false
+	case h.heartbeat == 0:
+		h.heartbeat = heartbeat
+	}
+	h.silent = queued == h.queued && heartbeat-h.heartbeat < period*9/10
+	return !h.silent
 }
 
 // readApplier asks for the applier's error and how old what it applies is.
@@ -210,6 +247,20 @@ func (i *Instance) readApplier(ctx context.Context, q querier, s *SourceStatus) 
 	return nil
 }
 
+// level is how long ago, at most, the replica had executed everything; 0 if that
+// is not known. It is shown whether it has now.
+func (h *hearing) level(isLevel bool, heartbeat, now time.Duration) time.Duration {
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if isLevel {
+		h.known = heartbeat
+	}
+	if h.known == 0 {
+		return 0
+	}
+	return max(time.Microsecond, now-h.known)
+}
+
 // deaf tells whether its receiver has long been silent and did not leave its
 // source. One whose times are not as configured may be patient.
 func (s *SourceStatus) deaf(silence time.Duration) bool {
@@ -221,7 +272,11 @@ func (s *SourceStatus) deaf(silence time.Duration) bool {
 // missing first, and between two of those transactions none may be unapplied.
 func (s *SourceStatus) lag(silence time.Duration) time.Duration {
 	since := max(0, s.HeartbeatAge)
-	if !s.told {
+	switch {
+	case s.told:
+	case s.level > 0: // the last one may be old because there was none since
+		since = max(since, min(s.last, s.level))
+	default:
 		since = max(since, s.last)
 	}
 	switch {

@@ -67,8 +67,9 @@ type SourceStatus struct {
 	// heard nothing, or how old the last that came is.
 	Lag time.Duration `json:"lag_ns"`
 
-	told bool          // a heartbeat came after the last transaction
-	last time.Duration // how old is what is or was last applied; 0 if not asked
+	told  bool          // a heartbeat came after the last transaction
+	last  time.Duration // how old is what is or was last applied; 0 if not asked
+	level time.Duration // how long ago, at most, it had executed everything; 0 if not known
 }
 
 // SemiSync is the semi-synchronous state of an instance in both its roles.

@@ -81,7 +81,7 @@ func (c *cluster) ticks(t *testing.T, primary, events string) {
 	from, err := c.ask(t.Context(), primary, "SELECT COALESCE(MAX(id), 0) FROM app.ticks")
 	require.NoError(t, err)
 	since := " FROM app.ticks WHERE id > " + from
-	few := len(strings.Fields(events)) * 3
+	few := len(strings.Fields(events)) * 2
 	await(t, patience, events+" to run on "+primary, func() (bool, string) {
 		n, err := c.ask(t.Context(), primary, "SELECT COUNT(*)"+since)
 		ran, _ := strconv.Atoi(n)

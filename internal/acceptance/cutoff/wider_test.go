@@ -70,6 +70,8 @@ func TestW2SmallSideWithAnAcker(t *testing.T) {
 		// An attempt that began before the acker was missed ends without a
 		// promotion, and the primary is resumed under another epoch.
 		t.Logf("%d epochs used up", v.Epoch-x.epoch)
-		require.Equal(t, x.primary, string(v.Primary.Node), "nobody is moved")
+		// One that is under way when the cut heals reaches the acker then, and may
+		// come to its end, with proof.
+		require.Contains(t, []string{x.primary, missing}, string(v.Primary.Node))
 	})
 }
