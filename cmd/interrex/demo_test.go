@@ -19,6 +19,7 @@ import (
 	"interrex/election"
 	"interrex/failover"
 	"interrex/failover/api"
+	"interrex/internal/alonetest"
 )
 
 // buildDemo builds what the demo needs, side by side.
@@ -81,6 +82,7 @@ func requireNothingLeft(t *testing.T, dir, out string) {
 }
 
 func TestDemoEndToEnd(t *testing.T) {
+	alonetest.Alone(t)
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	program, dir := buildDemo(t), filepath.Join(t.TempDir(), "demo")

@@ -20,6 +20,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"interrex/failover/api"
+	"interrex/internal/alonetest"
 	"interrex/internal/sandbox"
 	"interrex/internal/workload"
 )
@@ -45,6 +46,7 @@ var shared *cluster
 // borrow returns a healthy cluster. A test that fails does not hand it on.
 func borrow(t *testing.T) *cluster {
 	t.Helper()
+	alonetest.Beside(t)
 	if shared != nil {
 		if v, err := shared.healthyWithin(patience); err != nil {
 			t.Logf("the shared cluster is not healthy and is replaced: %v; %s", err, words(v))
@@ -82,6 +84,7 @@ func ownIn(t *testing.T, dir string, args ...string) *cluster {
 // ownOf is ownIn with a program of its own.
 func ownOf(t *testing.T, program, dir string, args ...string) *cluster {
 	t.Helper()
+	alonetest.Beside(t)
 	c := upIn(t, program, dir, args...)
 	t.Cleanup(func() {
 		c.keepLogs(t)

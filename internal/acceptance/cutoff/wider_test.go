@@ -8,6 +8,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 
+	"interrex/internal/alonetest"
 	"interrex/internal/nethost"
 )
 
@@ -18,6 +19,7 @@ import (
 // larger side waits, and says for whom.
 func TestW2SmallSideWithAnAcker(t *testing.T) {
 	endShared(t)
+	alonetest.Alone(t)
 	c := up(t, 5)
 	t.Cleanup(func() {
 		if t.Failed() {
