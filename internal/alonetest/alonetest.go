@@ -4,6 +4,7 @@
 package alonetest
 
 import (
+	"fmt"
 	"os"
 	"path/filepath"
 	"sync"
@@ -57,7 +58,7 @@ func Alone(t testing.TB) {
 // lock locks a file, which ends with its being closed, or with the process.
 func lock(t testing.TB, name string, how int) *os.File {
 	t.Helper()
-	f, err := os.OpenFile(filepath.Join(os.TempDir(), "interrex-tests."+name), os.O_RDWR|os.O_CREATE, 0o600)
+	f, err := os.OpenFile(filepath.Join(os.TempDir(), fmt.Sprintf("interrex-tests-%d.%s", os.Getuid(), name)), os.O_RDWR|os.O_CREATE, 0o600)
 	if err != nil {
 		t.Fatalf("open lock of tests: %v", err)
 	}
