@@ -45,7 +45,7 @@ func (k *Keeper) tendEvents(ctx context.Context, state election.State, st dbrepl
 	k.events.epoch, k.events.next = state.Epoch, now.Add(eventsEvery)
 	cctx, end, err := k.begin(ctx, state.Epoch)
 	if err != nil {
-		return // a newer command is on its way
+		return // a newer command is on its way, or the promise could not be kept
 	}
 	defer end()
 	ectx, cancel := context.WithTimeout(cctx, eventsLimit)

@@ -86,8 +86,8 @@ func TestDemoEndToEnd(t *testing.T) {
 	ctx, cancel := context.WithTimeout(t.Context(), 8*time.Minute)
 	defer cancel()
 	program, dir := buildDemo(t), filepath.Join(t.TempDir(), "demo")
-	// Two writers: at eight's full speed beside other packages' tests, replicas
-	// do not keep up.
+	// Two writers: other packages are compiled and tested meanwhile, and replicas
+	// do not keep up with eight at full speed then.
 	command := exec.CommandContext(ctx, program, "demo", "--writers", "2", "--dir", dir)
 	command.Cancel = func() error { return command.Process.Signal(syscall.SIGTERM) }
 	text, err := command.CombinedOutput()

@@ -1,6 +1,3 @@
-// Package alonetest lets a test have the machine for itself, but for what
-// idles: beside another package's clusters under load, two cores are too few for
-// one of five nodes, or for a load at full speed.
 package alonetest
 
 import (
@@ -21,8 +18,8 @@ var (
 	held   *os.File
 )
 
-// Beside says that the test loads the machine: none that is to be alone runs
-// until it has ended, and it waits for one that does.
+// Beside says that the test has a cluster under load: it waits for one that is
+// Alone, and none such begins until it has ended.
 func Beside(t testing.TB) {
 	t.Helper()
 	mu.Lock()

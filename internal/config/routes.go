@@ -45,8 +45,8 @@ type Routes struct {
 	// either case.
 	IsolatedReads IsolatedReads `yaml:"isolated_reads" default:"refuse" oneof:"refuse|serve"`
 	// How long such a node goes on serving reads, from when it last saw the
-	// others. Longer bears longer cuts, shorter gives fresher reads; with
-	// max_replica_lag, as by default, reads are as fresh as elsewhere.
+	// others. Longer bears longer cuts, shorter gives fresher reads: as
+	// fresh as elsewhere where it is no longer than max_replica_lag.
 	IsolatedReadLimit time.Duration `yaml:"isolated_read_limit" only:"isolated_reads=refuse" default:"5s" min:"0s" max:"24h"`
 	// nginx configurations in which this agent owns upstream blocks.
 	Nginx []Nginx `yaml:"nginx" shown:"commented"`

@@ -21,6 +21,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"interrex/failover/api"
+	"interrex/internal/alonetest"
 	"interrex/internal/nethost"
 	"interrex/internal/sandbox"
 )
@@ -41,6 +42,7 @@ var shared *cluster
 // borrow returns a healthy cluster. A test that fails does not hand it on.
 func borrow(t *testing.T) *cluster {
 	t.Helper()
+	alonetest.Beside(t)
 	if shared == nil {
 		shared = up(t, 3)
 	}
