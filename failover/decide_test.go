@@ -280,6 +280,11 @@ func TestDecideRoute(t *testing.T) {
 	}
 }
 
+// unheard is an instance that heard of its source last an hour ago.
+func unheard(name topology.NodeName) func(*View) {
+	return with(name, func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ReceiverOn, i.Source.HeartbeatAge = false, time.Hour })
+}
+
 func TestReadableReplicas(t *testing.T) {
 	for _, c := range []struct {
 		name   string
@@ -293,6 +298,11 @@ func TestReadableReplicas(t *testing.T) {
 		{"one follows somebody else", []func(*View){with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ServerUUID = uuidOf("3") })}, names{"n3"}},
 		{"one's applier stopped", []func(*View){with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ApplierOn = false })}, names{"n3"}},
 		{"disconnected in a failover: level ones go on", []func(*View){inOperation(election.Failover, stepRevoke), with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ReceiverOn = false })}, names{"n2", "n3"}},
+		{"long disconnected in a failover, and nobody has more", []func(*View){inOperation(election.Failover, stepRevoke), mysqldGone("n1"), unheard("n2"), unheard("n3")}, names{"n2", "n3"}},
+		{"long disconnected in a failover, and another one has more", []func(*View){inOperation(election.Failover, stepRevoke), mysqldGone("n1"), unheard("n2"), unheard("n3"), with("n3", func(_ *NodeStatus, i *dbrepl.Status) { i.Received = i.Received.Union(gtids("1:1-999")) })}, nil},
+		{"long disconnected in a failover, and another one may have more", []func(*View){inOperation(election.Failover, stepRevoke), mysqldGone("n1"), mysqldGone("n3"), unheard("n2")}, nil},
+		{"long disconnected in a failover, and the primary is asked", []func(*View){inOperation(election.Failover, stepRevoke), mysqldGone("n3"), unheard("n2")}, names{"n2"}},
+		{"restarted in a failover, and another one may have more", []func(*View){inOperation(election.Failover, stepRevoke), mysqldGone("n1"), mysqldGone("n3"), with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ReceiverOn, i.Source.HeartbeatAge = false, -1 })}, nil},
 		{"before bootstrap", []func(*View){func(v *View) { v.State.Primary = nil }}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {

@@ -149,6 +149,12 @@ func TestIsolatedReads(t *testing.T) {
 			st.Source = &dbrepl.SourceStatus{Unapplied: 9, Lag: 6 * time.Second}
 		})},
 		{name: "was level", limit: -1, blind: time.Second, want: own, give: with("n1", func(_ *NodeStatus, st *dbrepl.Status) { st.Source = &dbrepl.SourceStatus{} })},
+		{name: "had not heard of its source", limit: -1, blind: 3 * time.Second, give: with("n1", func(_ *NodeStatus, st *dbrepl.Status) {
+			st.Source = &dbrepl.SourceStatus{HeartbeatAge: 9 * time.Second}
+		})},
+		{name: "had just heard of its source", limit: -1, blind: time.Minute, want: own, give: with("n1", func(_ *NodeStatus, st *dbrepl.Status) {
+			st.Source = &dbrepl.SourceStatus{HeartbeatAge: 61 * time.Second}
+		})},
 		{name: "the server is gone", limit: -1, blind: time.Second, give: mysqldGone("n1")},
 		{name: "no word of the own server", limit: -1, blind: time.Second, give: func(v *View) { delete(v.Nodes, "n1") }},
 		{name: "being rebuilt", limit: -1, blind: time.Second, give: with("n1", func(s *NodeStatus, _ *dbrepl.Status) { s.Rebuild = &RebuildProgress{Stage: "clone"} })},

@@ -9,7 +9,9 @@ import (
 
 	"go.uber.org/zap"
 
+	"interrex/dbrepl"
 	"interrex/election"
+	"interrex/internal/topology"
 	"interrex/router"
 )
 
@@ -79,7 +81,8 @@ func isolatedReads(v View, maxLag time.Duration) []router.Backend {
 	if !v.Isolated.Reads || !ok || n.Instance == nil || n.Errant != nil || n.Rebuild.Underway() {
 		return nil
 	}
-	if src := n.Instance.Source; src != nil && src.Lag > maxLag {
+	// It may have lost its source long before it lost the others.
+	if src := n.Instance.Source; src != nil && (src.Lag > maxLag || !src.ReceiverOn && src.HeartbeatAge-v.Isolated.For > maxLag) {
 		return nil
 	}
 	return []router.Backend{{Node: v.Self, Address: n.Member.MySQL}}
@@ -108,10 +111,14 @@ func readableReplicas(v View, maxLag time.Duration) []router.Backend {
 			continue
 		}
 		src := n.Instance.Source
-		// While a failover runs no source can be connected; a replica that was
-		// level goes on serving reads then.
 		live := p.Phase == election.Open && v.State.Operation == nil && v.State.Epoch == p.Epoch
 		if live && (src.ServerUUID != p.ServerUUID || !src.ReceiverOn) {
+			continue
+		}
+		// While a failover runs no source can be connected; a replica that was
+		// level goes on serving reads then, however long that takes.
+		heard := src.ReceiverOn || src.HeartbeatAge >= 0 && src.HeartbeatAge <= maxLag
+		if !live && !heard && !hasAll(v, *n.Instance) {
 			continue
 		}
 		if src.ApplierOn && src.Lag <= maxLag && n.Errant == nil {
@@ -120,4 +127,23 @@ func readableReplicas(v View, maxLag time.Duration) []router.Backend {
 	}
 	slices.SortFunc(replicas, func(a, b router.Backend) int { return strings.Compare(string(a.Node), string(b.Node)) })
 	return replicas
+}
+
+// hasAll tells whether the instance is known to have executed all that a client
+// may have been told is committed: it lacks nothing of what the others have, and
+// those are so many that each acknowledged commit is in one of them.
+func hasAll(v View, i dbrepl.Status) bool {
+	known := func(name topology.NodeName) bool { return v.Nodes[name].Instance != nil && v.Nodes[name].Certified }
+	for _, n := range v.Nodes {
+		if n.Instance != nil && !i.Executed.Contains(n.Instance.Received.Union(n.Instance.Committing)) {
+			return false
+		}
+	}
+	unknown := 0
+	for _, name := range v.State.Register.Ackers {
+		if !known(name) {
+			unknown++
+		}
+	}
+	return unknown < v.State.Register.K || known(v.State.Primary.Node)
 }
