@@ -26,6 +26,9 @@ type Glance struct {
 	// Saturated: as many connections as max_connections; this one is the
 	// reserved one, or one of the last.
 	Saturated bool
+	// Running is how many sessions execute something, without those that wait
+	// for an acknowledgement.
+	Running int
 }
 
 // Glance reads it in one round trip on the warm probe connection, about a
@@ -72,12 +75,14 @@ func (i *Instance) GlanceAtLoad(ctx context.Context) (Glance, error) {
 	err = i.probe.QueryRowContext(ctx, `SELECT COALESCE(MAX(IF(variable_name = 'Rpl_semi_sync_source_status', variable_value = 'ON', NULL)), 0),
 		COALESCE(MAX(IF(variable_name = 'Rpl_semi_sync_source_wait_sessions', variable_value, NULL)), 0),
 		COALESCE(MAX(IF(variable_name = 'Rpl_semi_sync_source_yes_tx', variable_value, NULL)), 0),
-		COALESCE(MAX(IF(variable_name = 'Threads_connected', variable_value >= @@global.max_connections, NULL)), 0)
-		FROM performance_schema.global_status WHERE variable_name IN
-		('Rpl_semi_sync_source_status', 'Rpl_semi_sync_source_wait_sessions', 'Rpl_semi_sync_source_yes_tx', 'Threads_connected')`).
-		Scan(&g.Armed, &g.Waiting, &g.Acknowledged, &g.Saturated)
+		COALESCE(MAX(IF(variable_name = 'Threads_connected', variable_value >= @@global.max_connections, NULL)), 0),
+		COALESCE(MAX(IF(variable_name = 'Threads_running', variable_value, NULL)), 0)
+		FROM performance_schema.global_status WHERE variable_name IN ('Rpl_semi_sync_source_status',
+		'Rpl_semi_sync_source_wait_sessions', 'Rpl_semi_sync_source_yes_tx', 'Threads_connected', 'Threads_running')`).
+		Scan(&g.Armed, &g.Waiting, &g.Acknowledged, &g.Saturated, &g.Running)
 	if err != nil {
 		return Glance{}, fmt.Errorf("glance at load: %w", err)
 	}
+	g.Running = max(0, g.Running-g.Waiting)
 	return g, nil
 }

@@ -19,7 +19,8 @@ const (
 	// Closed: it answered and is super_read_only.
 	Closed Kind = "closed"
 	// Saturated: its connections are used up: it said so, or answered on the
-	// reserved one. It has its own remedy and is never against.
+	// reserved one. Or more sessions execute something than it can get done. It
+	// has its own remedy and is never against.
 	Saturated Kind = "saturated"
 	// Erring: it answered with an error (access denied, say): it lives, and
 	// nothing else is known. Neither for nor against.

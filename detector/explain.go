@@ -28,7 +28,7 @@ func (k Kind) words() string {
 	case Closed:
 		return "saw it answer, closed for writes"
 	case Saturated:
-		return "saw it answer, its connections used up but for the reserved one"
+		return "saw it answer, with more to do than it can"
 	case Erring:
 		return "got an error for an answer"
 	case ConnectionBroken:
@@ -103,6 +103,9 @@ func (v Vote) words(subject topology.NodeName) string {
 		return who + " has said nothing"
 	}
 	s := fmt.Sprintf("%s %s %s ago", who, v.Kind.words(), ago(v.Age))
+	if v.Kind == Saturated && v.Detail != "" {
+		s += " (" + v.Detail + ")"
+	}
 	if v.Kind.Bad() && v.standing > v.Age {
 		s += fmt.Sprintf(" (begun %s ago)", ago(v.standing))
 	}

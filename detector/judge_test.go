@@ -78,7 +78,7 @@ func TestJudge(t *testing.T) {
 		{"recovered: an answer after the lost receiver cancels it", three, []*evb{says("n2", ReceiverLost), says("n2", Alive), says("n3", Alive)}, topology.Healthy, Alive, ""},
 		{"recovered: restarted in place", three, []*evb{says("n1", ProcessExited).since(300 * ms), says("n1", Alive).age(20 * ms), says("n2", Alive), says("n3", Alive)}, topology.Healthy, Alive, ""},
 		{"exit after the last good probe stands", three, []*evb{says("n1", ProcessExited).since(5 * ms), says("n1", Alive).age(60 * ms), says("n2", Refused).since(2 * ms)}, topology.Failed, ProcessExited, ""},
-		{"saturated is never against", three, []*evb{says("n1", Saturated), says("n2", Saturated), says("n3", Saturated)}, topology.Healthy, Saturated, "connections used up"},
+		{"saturated is never against", three, []*evb{says("n1", Saturated), says("n2", Saturated), says("n3", Saturated)}, topology.Healthy, Saturated, "more to do than it can"},
 		{"saturated, as its own agent finds; the others came in by the reserved connection", three, []*evb{says("n1", Saturated), says("n2", Alive), says("n3", Alive)}, topology.Healthy, Saturated, ""},
 		{"saturated for two, one timed out", three, []*evb{says("n1", Saturated), says("n2", Saturated), says("n3", Frozen)}, topology.Suspect, Frozen, ""},
 		{"access denied is neither", three, []*evb{says("n2", Erring), says("n3", Erring)}, topology.Unknown, "", "got an error for an answer"},

@@ -20,7 +20,8 @@ type Prober interface {
 type Reading struct {
 	// Closed: the instance is super_read_only.
 	Closed bool
-	// Saturated: its connections are used up; the reserved one got through.
+	// Saturated: its connections are used up and the reserved one got through, or
+	// it executes more at once than it can get done. Detail says which.
 	Saturated bool
 	// Receiver is the state of its receiver; nil when no replication is
 	// configured. Used of the local instance only.

@@ -129,7 +129,7 @@ func (s *subjects) set(members []topology.Member) error {
 		local := m.Name == s.a.self.Name
 		list = append(list, detector.Subject{
 			Name: m.Name, Address: m.MySQL, Local: local,
-			Prober: instanceProber{inst: have.inst, source: s.a.nodeAt, limit: limit, local: local},
+			Prober: &instanceProber{inst: have.inst, source: s.a.nodeAt, limit: limit, local: local},
 			Writer: instanceWriter{inst: have.inst, observer: s.a.self.Name},
 		})
 	}

@@ -2,6 +2,8 @@ package main
 
 import (
 	"context"
+	"fmt"
+	"runtime"
 	"time"
 
 	"interrex/dbrepl"
@@ -37,10 +39,37 @@ type instanceProber struct {
 	limit time.Duration
 	// local: it is this member's own; its load is looked at too.
 	local bool
+	// overrun counts the probes in a row that found too many sessions running.
+	overrun int
+}
+
+// A server with as many sessions that execute something, for as many probes in a
+// row, does not get them done: a thread for each, on far fewer processors.
+const (
+	runAwayPerProcessor = 32
+	runAwayAtLeast      = 128
+	runAwayProbes       = 10
+)
+
+// saturated says what the server has more of than it can do; empty if nothing.
+func (p *instanceProber) saturated(g dbrepl.Glance, processors int) string {
+	limit := max(runAwayAtLeast, runAwayPerProcessor*processors)
+	if g.Running < limit {
+		p.overrun = 0
+	} else {
+		p.overrun++
+	}
+	switch {
+	case g.Saturated:
+		return "its connections are used up but for the reserved one"
+	case p.overrun >= runAwayProbes:
+		return fmt.Sprintf("%d sessions or more execute statements at once, on %d processors", limit, processors)
+	}
+	return ""
 }
 
 // Probe implements detector.Prober.
-func (p instanceProber) Probe(ctx context.Context) (detector.Reading, error) {
+func (p *instanceProber) Probe(ctx context.Context) (detector.Reading, error) {
 	glance := p.inst.Glance
 	if p.local {
 		glance = p.inst.GlanceAtLoad
@@ -49,7 +78,8 @@ func (p instanceProber) Probe(ctx context.Context) (detector.Reading, error) {
 	if err != nil {
 		return detector.Reading{}, err
 	}
-	r := detector.Reading{Closed: g.SuperReadOnly, Saturated: g.Saturated}
+	full := p.saturated(g, runtime.NumCPU())
+	r := detector.Reading{Closed: g.SuperReadOnly, Saturated: full != "", Detail: full}
 	if g.Armed {
 		r.Acks = &detector.Acks{Waiting: g.Waiting, Acknowledged: g.Acknowledged}
 	}

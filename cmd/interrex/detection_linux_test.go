@@ -144,7 +144,7 @@ func (w *watched) watch(t *testing.T, ctx context.Context) {
 		d.SetRegistered(members)
 		d.SetSubjects([]detector.Subject{{
 			Name: "db1", Address: w.server.Addr, Local: i == 0,
-			Prober: instanceProber{inst: inst, source: func(string, int) topology.NodeName { return "" }, limit: 2 * time.Second, local: i == 0},
+			Prober: &instanceProber{inst: inst, source: func(string, int) topology.NodeName { return "" }, limit: 2 * time.Second, local: i == 0},
 			Writer: instanceWriter{inst: inst, observer: m.Name},
 		}})
 		running.Go(func() {
@@ -386,6 +386,18 @@ func TestNoiseFailsNothing(t *testing.T) {
 		{"connections used up", detector.Saturated, func(t *testing.T) {
 			sql(t, "SET GLOBAL max_connections = 3")
 			time.Sleep(2 * time.Second)
+			sql(t, "SET GLOBAL max_connections = 200")
+		}},
+		{"run-away threads", detector.Saturated, func(t *testing.T) {
+			sessions := max(runAwayAtLeast, runAwayPerProcessor*runtime.NumCPU())
+			sql(t, fmt.Sprintf("SET GLOBAL max_connections = %d", sessions+100))
+			many := w.connect(t)
+			var asleep sync.WaitGroup
+			for range sessions {
+				asleep.Go(func() { _, _ = many.ExecContext(t.Context(), "DO SLEEP(4)") })
+			}
+			asleep.Wait()
+			require.NoError(t, many.Close())
 			sql(t, "SET GLOBAL max_connections = 200")
 		}},
 		{"a transaction of a million rows", "", func(t *testing.T) {
