@@ -252,9 +252,7 @@ func (o *operation) promote(ctx context.Context, up caughtUp) (promoted, error) 
 		}
 		return promoted{}, o.restore(ctx, fmt.Errorf("promote: %w", err))
 	}
-	promoting, stop := context.WithCancel(ctx)
-	defer stop()
-	o.follow(ctx, promoting, up, primary)
+	o.follow(ctx, up, primary)
 	node, err := o.nodes.Node(primary.Node)
 	if err != nil {
 		done("", err)

@@ -240,29 +240,6 @@ func TestC7MarkerInDoubt(t *testing.T) {
 	})
 }
 
-// TestX1OnlyAckerRestartsAtPromote: the marker waits for one that follows nobody
-// any more, until it is told to follow again.
-func TestX1OnlyAckerRestartsAtPromote(t *testing.T) {
-	withCluster(t, 3, func(t *testing.T, c *cluster) {
-		require.NoError(t, c.commitBy("n1", time.Second))
-		c.stall(true, "n2", "n3")
-		var acker topology.NodeName
-		followed := c.at(die{"", "follow", "", true}, func(e event) { acker = e.to })
-		c.server("n1").kill()
-		c.eventually("the other one follows the candidate", followed)
-		c.hook(nil)
-		c.server(acker).kill()
-		time.Sleep(400 * time.Millisecond)
-		require.Empty(t, c.writable())
-		c.server(acker).start(false)
-		c.stall(false, "n2", "n3")
-		began := time.Now()
-		c.eventually("the candidate serves", func() bool { return len(c.writable()) == 1 })
-		require.Less(t, time.Since(began), 2*time.Second)
-		c.check()
-	})
-}
-
 // TestD5PowerLostOnPrimaryAndAckers: all three lose power, and both ackers what
 // they had not executed. Only the primary still has it.
 func TestD5PowerLostOnPrimaryAndAckers(t *testing.T) {

@@ -317,14 +317,9 @@ func (o *operation) pushRoute(ctx context.Context, r router.Route, settle bool) 
 	return err
 }
 
-// followAgain is how long after one order to follow comes the next.
-const followAgain = time.Second
-
 // follow orders every follower to the new primary. Nobody waits for all of
-// them: the marker's acknowledgement shows that enough of them do. It is ordered
-// again until promoting ends: an instance that restarts follows nobody, and the
-// marker may wait for that one.
-func (o *operation) follow(ctx, promoting context.Context, up caughtUp, primary election.Primary) {
+// them: the marker's acknowledgement shows that enough of them do.
+func (o *operation) follow(ctx context.Context, up caughtUp, primary election.Primary) {
 	has := up.executed.Union(up.candidate.Committing)
 	for _, f := range up.followers {
 		node, err := o.nodes.Node(f.Node)
@@ -338,32 +333,17 @@ func (o *operation) follow(ctx, promoting context.Context, up caughtUp, primary 
 		o.wg.Add(1)
 		go func() {
 			defer o.wg.Done()
-			o.followOnce(ctx, f.Node, node, req)
-			tick := time.NewTicker(followAgain)
-			defer tick.Stop()
-			for {
-				select {
-				case <-promoting.Done():
-					return
-				case <-tick.C:
-					o.followOnce(ctx, f.Node, node, req)
-				}
+			fctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.limits.Promote)
+			defer cancel()
+			began := time.Now()
+			if err := node.Follow(fctx, req); err != nil {
+				o.log.Warn("instance does not follow yet", zap.String("instance", string(f.Node)), zap.Error(err))
+				return
 			}
+			o.log.Info("instance follows", zap.String("instance", string(f.Node)),
+				zap.Bool("acker", req.Acker), zap.Duration("took", time.Since(began)))
 		}()
 	}
-}
-
-// followOnce is one order to follow, which may outlive the operation.
-func (o *operation) followOnce(ctx context.Context, name topology.NodeName, node Node, req FollowRequest) {
-	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), o.limits.Promote)
-	defer cancel()
-	began := time.Now()
-	if err := node.Follow(ctx, req); err != nil {
-		o.log.Warn("instance does not follow yet", zap.String("instance", string(name)), zap.Error(err))
-		return
-	}
-	o.log.Info("instance follows", zap.String("instance", string(name)),
-		zap.Bool("acker", req.Acker), zap.Duration("took", time.Since(began)))
 }
 
 // restore ends an operation that cannot go on, before the point of no return.
