@@ -230,12 +230,22 @@ func writeResults(t *testing.T) {
 	fmt.Printf("%d rows, %d failed\n", len(rows), failed)
 }
 
-// results reads what go test -json printed.
+// results reads what go test -json printed, and prints what those tests said
+// that failed.
 func results(folder string, out []byte, into map[namedTest]string) {
-	for scan := bufio.NewScanner(bytes.NewReader(out)); scan.Scan(); {
-		var event struct{ Action, Test string }
-		if json.Unmarshal(scan.Bytes(), &event) != nil || !slices.Contains([]string{"pass", "fail", "skip"}, event.Action) {
+	said := map[string]string{}
+	scan := bufio.NewScanner(bytes.NewReader(out))
+	for scan.Buffer(nil, 1<<20); scan.Scan(); {
+		var event struct{ Action, Test, Output string }
+		if json.Unmarshal(scan.Bytes(), &event) != nil {
 			continue
+		}
+		said[event.Test] += event.Output
+		if !slices.Contains([]string{"pass", "fail", "skip"}, event.Action) {
+			continue
+		}
+		if event.Action == "fail" {
+			fmt.Printf("%s %s:\n%s", folder, event.Test, said[event.Test])
 		}
 		name, sub, _ := strings.Cut(event.Test, "/")
 		into[namedTest{folder, name, sub}] = event.Action
