@@ -26,8 +26,8 @@ type Glance struct {
 	// Saturated: as many connections as max_connections; this one is the
 	// reserved one, or one of the last.
 	Saturated bool
-	// Running is how many sessions execute something, without those that wait
-	// for an acknowledgement.
+	// Running is how many sessions execute something: this one, and those that
+	// wait for an acknowledgement, are among them.
 	Running int
 }
 
@@ -83,6 +83,5 @@ func (i *Instance) GlanceAtLoad(ctx context.Context) (Glance, error) {
 	if err != nil {
 		return Glance{}, fmt.Errorf("glance at load: %w", err)
 	}
-	g.Running = max(0, g.Running-g.Waiting)
 	return g, nil
 }

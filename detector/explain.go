@@ -28,7 +28,7 @@ func (k Kind) words() string {
 	case Closed:
 		return "saw it answer, closed for writes"
 	case Saturated:
-		return "saw it answer, with more to do than it can"
+		return "saw it answer, saturated"
 	case Erring:
 		return "got an error for an answer"
 	case ConnectionBroken:

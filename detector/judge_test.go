@@ -31,6 +31,7 @@ func (b *evb) since(d time.Duration) *evb { b.Since = d; b.Age = min(b.Age, d); 
 func (b *evb) misses(n int) *evb          { b.Misses = n; return b }
 func (b *evb) slow() *evb                 { b.Slow = true; return b }
 func (b *evb) round(n uint64) *evb        { b.Round = n; return b }
+func (b *evb) detail(s string) *evb       { b.Detail = s; return b }
 func (b *evb) good(d time.Duration) *evb  { b.LastGood = d; return b }
 
 // at is evidence that was seen at now.
@@ -78,7 +79,7 @@ func TestJudge(t *testing.T) {
 		{"recovered: an answer after the lost receiver cancels it", three, []*evb{says("n2", ReceiverLost), says("n2", Alive), says("n3", Alive)}, topology.Healthy, Alive, ""},
 		{"recovered: restarted in place", three, []*evb{says("n1", ProcessExited).since(300 * ms), says("n1", Alive).age(20 * ms), says("n2", Alive), says("n3", Alive)}, topology.Healthy, Alive, ""},
 		{"exit after the last good probe stands", three, []*evb{says("n1", ProcessExited).since(5 * ms), says("n1", Alive).age(60 * ms), says("n2", Refused).since(2 * ms)}, topology.Failed, ProcessExited, ""},
-		{"saturated is never against", three, []*evb{says("n1", Saturated), says("n2", Saturated), says("n3", Saturated)}, topology.Healthy, Saturated, "more to do than it can"},
+		{"saturated is never against", three, []*evb{says("n1", Saturated).detail("it is full"), says("n2", Saturated), says("n3", Saturated)}, topology.Healthy, Saturated, "saw it answer, saturated 20 ms ago (it is full)"},
 		{"saturated, as its own agent finds; the others came in by the reserved connection", three, []*evb{says("n1", Saturated), says("n2", Alive), says("n3", Alive)}, topology.Healthy, Saturated, ""},
 		{"saturated for two, one timed out", three, []*evb{says("n1", Saturated), says("n2", Saturated), says("n3", Frozen)}, topology.Suspect, Frozen, ""},
 		{"access denied is neither", three, []*evb{says("n2", Erring), says("n3", Erring)}, topology.Unknown, "", "got an error for an answer"},

@@ -42,7 +42,7 @@ func causeWords(cause string) (means, look string) {
 	case "disk_stalled":
 		return "the disk that holds the server's data does not finish a flush", "`dmesg` and `iostat -x` on that host, and its storage"
 	case "saturated":
-		return "the server is full: only its reserved connection still gets in, or more sessions execute statements than it can get done. It is not dead, and moving the primary would move the load",
+		return "the server is full: only its reserved connection still gets in, or so many sessions execute statements that none gets done. It is not dead, and moving the primary would move the load",
 			"who uses it up (`SHOW PROCESSLIST` by the administrative port): too many connections, or statements that wait for each other"
 	case "starved":
 		return "the primary is well, and its commits wait for replicas that do not acknowledge",

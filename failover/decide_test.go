@@ -303,6 +303,8 @@ func TestReadableReplicas(t *testing.T) {
 		{"long disconnected in a failover, and another one may have more", []func(*View){inOperation(election.Failover, stepRevoke), mysqldGone("n1"), mysqldGone("n3"), unheard("n2")}, nil},
 		{"long disconnected in a failover, and the primary is asked", []func(*View){inOperation(election.Failover, stepRevoke), mysqldGone("n3"), unheard("n2")}, names{"n2"}},
 		{"restarted in a failover, and another one may have more", []func(*View){inOperation(election.Failover, stepRevoke), mysqldGone("n1"), mysqldGone("n3"), with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ReceiverOn, i.Source.HeartbeatAge = false, -1 })}, nil},
+		{"long disconnected in a failover, and another one commits more", []func(*View){inOperation(election.Failover, stepRevoke), mysqldGone("n1"), unheard("n2"), with("n3", func(_ *NodeStatus, i *dbrepl.Status) { i.Committing = gtids("1:10") })}, names{"n3"}},
+		{"long disconnected in a failover, and another one may have forgotten more", []func(*View){inOperation(election.Failover, stepRevoke), mysqldGone("n1"), unheard("n2"), with("n3", func(s *NodeStatus, _ *dbrepl.Status) { s.Certified = false })}, names{"n3"}},
 		{"before bootstrap", []func(*View){func(v *View) { v.State.Primary = nil }}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {

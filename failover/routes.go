@@ -81,7 +81,8 @@ func isolatedReads(v View, maxLag time.Duration) []router.Backend {
 	if !v.Isolated.Reads || !ok || n.Instance == nil || n.Errant != nil || n.Rebuild.Underway() {
 		return nil
 	}
-	// It may have lost its source long before it lost the others.
+	// It may have lost its source long before it lost the others; one that was
+	// started since does not know (HeartbeatAge is negative), and goes on.
 	if src := n.Instance.Source; src != nil && (src.Lag > maxLag || !src.ReceiverOn && src.HeartbeatAge-v.Isolated.For > maxLag) {
 		return nil
 	}

@@ -39,22 +39,23 @@ type instanceProber struct {
 	limit time.Duration
 	// local: it is this member's own; its load is looked at too.
 	local bool
-	// overrun counts the probes in a row that found too many sessions running.
+	// overrun counts the answers in a row by which too many sessions run.
 	overrun int
 }
 
-// A server with as many sessions that execute something, for as many probes in a
+// A server with as many sessions that execute something, by as many answers in a
 // row, does not get them done: a thread for each, on far fewer processors.
 const (
 	runAwayPerProcessor = 32
 	runAwayAtLeast      = 128
-	runAwayProbes       = 10
+	runAwayAnswers      = 10
 )
 
-// saturated says what the server has more of than it can do; empty if nothing.
+// saturated says what the server has too much of; empty if of nothing. Commits
+// that wait for an acknowledgement are no load: it is starved then.
 func (p *instanceProber) saturated(g dbrepl.Glance, processors int) string {
 	limit := max(runAwayAtLeast, runAwayPerProcessor*processors)
-	if g.Running < limit {
+	if g.Running-g.Waiting < limit {
 		p.overrun = 0
 	} else {
 		p.overrun++
@@ -62,7 +63,7 @@ func (p *instanceProber) saturated(g dbrepl.Glance, processors int) string {
 	switch {
 	case g.Saturated:
 		return "its connections are used up but for the reserved one"
-	case p.overrun >= runAwayProbes:
+	case p.overrun >= runAwayAnswers:
 		return fmt.Sprintf("%d sessions or more execute statements at once, on %d processors", limit, processors)
 	}
 	return ""

@@ -389,7 +389,7 @@ func TestNoiseFailsNothing(t *testing.T) {
 			sql(t, "SET GLOBAL max_connections = 200")
 		}},
 		{"run-away threads", detector.Saturated, func(t *testing.T) {
-			sessions := max(runAwayAtLeast, runAwayPerProcessor*runtime.NumCPU())
+			sessions := max(runAwayAtLeast, runAwayPerProcessor*runtime.NumCPU()) + 20
 			sql(t, fmt.Sprintf("SET GLOBAL max_connections = %d", sessions+100))
 			many := w.connect(t)
 			var asleep sync.WaitGroup
