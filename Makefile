@@ -72,12 +72,13 @@ ROUNDS ?= 20
 soak-failover: fetch ## Kill and switch over under load, ROUNDS times, then a minute without etcd; count the rows
 	$(GO) test -tags $(TAGS) -buildvcs=false -count=1 -v -timeout 2h -run '^(TestAlternatingKillsAndSwitchovers|TestEtcdGone)$$' ./internal/acceptance -args -rounds $(ROUNDS) -etcd-gone 1m -pause 2ms
 
-# How long soak keeps each of its noises up.
-NOISE ?= 30m
+# How long soak keeps each of its noises up, and which of them (a pattern).
+NOISE  ?= 30m
+NOISES ?= ^(5_%_|four_|pauses_|connections_|large_|replicas_|agents_)
 
 .PHONY: soak
-soak: fetch ## Lose 5 % of all packets for NOISE=30m under load: nobody may be failed over
-	$(GO) test -tags $(TAGS) -buildvcs=false -count=1 -v -timeout 24h -run '^TestW9BadNetwork$$/^5_%_' ./internal/acceptance/cutoff -args -noise $(NOISE)
+soak: fetch ## Make all kinds of noise for NOISE=30m each under load, 3.5 h in all (NOISES=pauses): nobody may be failed over
+	$(GO) test -tags $(TAGS) -buildvcs=false -count=1 -v -timeout 24h -p 1 -run '^(TestW9BadNetwork|TestNoiseMovesNobody)$$/$(NOISES)' ./internal/acceptance/... -args -noise $(NOISE)
 
 # How long faults are struck, and what chooses them (default: drawn, and printed).
 DURATION ?= 5m
