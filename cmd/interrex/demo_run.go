@@ -158,7 +158,11 @@ func (d *demoRun) bringUp(ctx context.Context) error {
 	}
 	d.line.Say("nginx %s on %s in front of two Gin services (%s); %s's agent owns its upstream blocks",
 		d.dist.Version, sandbox.Addr(tier.HTTP), strings.Join(addresses, ", "), d.info.Nodes[len(d.info.Nodes)-1].Name)
-	return d.awaitTier(ctx)
+	if err := d.awaitTier(ctx); err != nil {
+		return err
+	}
+	syscall.Sync() // as in fetch: the servers' folders are new
+	return nil
 }
 
 // demoRoutes is the routes section of the agent that owns nginx's upstreams.
