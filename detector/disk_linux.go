@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"os"
 	"path/filepath"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -119,7 +120,11 @@ func lookAt(folder string) error {
 	if err := unix.Statfs(folder, &fs); err != nil {
 		return fmt.Errorf("look at file system of %s: %w", folder, diskError(err))
 	}
-	if fs.Flags&unix.ST_RDONLY != 0 {
+	switch {
+	case fs.Flags&unix.ST_RDONLY == 0:
+	case forUsAlone(folder):
+		return fmt.Errorf("%w: %s is read-only for this process alone (under systemd its unit needs ReadWritePaths=%s)", ErrDiskUnknown, folder, folder)
+	default:
 		return fmt.Errorf("%w: %s is mounted so", ErrDiskReadOnly, folder)
 	}
 	// What is reserved for root is none of the server's. A file system that
@@ -128,6 +133,29 @@ func lookAt(folder string) error {
 		return fmt.Errorf("%w: %d KiB are left in %s", ErrDiskFull, left>>10, folder)
 	}
 	return nil
+}
+
+// forUsAlone tells whether a file system takes writes, and is mounted read-only
+// where this process sees it, as ProtectSystem= of systemd has it: that is no
+// fault of the server's disk. Both are in mountinfo (proc(5)): the options of the
+// mount, and those of the file system.
+func forUsAlone(folder string) bool {
+	var st unix.Statx_t
+	if unix.Statx(unix.AT_FDCWD, folder, 0, unix.STATX_MNT_ID, &st) != nil || st.Mask&unix.STATX_MNT_ID == 0 {
+		return false
+	}
+	text, err := os.ReadFile("/proc/thread-self/mountinfo")
+	if err != nil {
+		return false
+	}
+	mount := strconv.FormatUint(st.Mnt_id, 10) + " "
+	for line := range strings.Lines(string(text)) {
+		_, system, _ := strings.Cut(line, " - ") // its type, source and options
+		if fields := strings.Fields(system); strings.HasPrefix(line, mount) && len(fields) == 3 {
+			return slices.Contains(strings.Split(fields[2], ","), "rw")
+		}
+	}
+	return false
 }
 
 // tryFolder finds out.

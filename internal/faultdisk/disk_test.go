@@ -65,6 +65,16 @@ func TestFaults(t *testing.T) {
 	require.NoError(t, <-probed)
 	require.NoError(t, <-written)
 
+	// What takes writes, and only not those of who looks, is no fault of the disk.
+	closed := filepath.Join(t.TempDir(), "closed")
+	require.NoError(t, os.Mkdir(closed, 0o700))
+	require.NoError(t, unix.Mount(folder, closed, "", unix.MS_BIND, ""))
+	require.NoError(t, unix.Mount("", closed, "", unix.MS_REMOUNT|unix.MS_BIND|unix.MS_RDONLY, ""))
+	err = detector.NewDisk(func() ([]string, error) { return []string{closed}, nil }).Write()
+	require.ErrorIs(t, err, detector.ErrDiskUnknown)
+	require.ErrorContains(t, err, "ReadWritePaths="+closed)
+	require.NoError(t, unix.Unmount(closed, 0))
+
 	require.NoError(t, d.Break())
 	require.Error(t, write())
 	require.ErrorIs(t, probe.Write(), detector.ErrDiskReadOnly)
