@@ -74,6 +74,12 @@ func NewMetrics(cfg MetricsConfig) *Metrics {
 	m.operations = counter("operations_total", "Operations that ended while this member led.", "kind", "outcome")
 	m.lastRTO = gauge("last_operation_rto_seconds", "RTO (upper bound) of the last operation that this member led.", "kind")
 	m.lastLost = gauge("last_operation_lost_commits", "Acknowledged commits lost by the last operation that this member led; absent when not known.", "kind")
+	// From the start: of a series that begins with 1, nobody sees an increase.
+	for _, kind := range []election.Kind{election.Bootstrap, election.Failover, election.Switchover, election.Resume} {
+		for _, outcome := range []failover.Outcome{failover.Completed, failover.Undone, failover.Failure, failover.Superseded} {
+			m.operations.WithLabelValues(string(kind), string(outcome))
+		}
+	}
 	info := gauge("info", "Constant 1, with the member's name, cluster and version.", "cluster", "node", "version")
 	info.WithLabelValues(cfg.Cluster, string(cfg.Self), cfg.Version).Set(1)
 	m.registry.MustRegister(

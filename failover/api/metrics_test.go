@@ -62,6 +62,7 @@ func TestMetrics(t *testing.T) {
 		`interrex_proxy_connect_failures_total{route="rw"} 5`,
 		`interrex_operations_total{kind="failover",outcome="completed"} 1`,
 		`interrex_operations_total{kind="switchover",outcome="failed"} 1`,
+		`interrex_operations_total{kind="failover",outcome="undone"} 0`,
 		`interrex_last_operation_rto_seconds{kind="failover"} 0.4`,
 		`interrex_last_operation_lost_commits{kind="failover"} 0`,
 		`interrex_lag_seconds{node="n2"} 0.02`,

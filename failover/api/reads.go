@@ -75,6 +75,9 @@ func (s *Server) getReady(c *gin.Context) {
 	if v.State.Epoch == 0 {
 		reasons = append(reasons, "the cluster record was not read yet, or there is no cluster yet")
 	}
+	if v.State.WasRemoved(s.cfg.Self) {
+		reasons = append(reasons, "this node was removed from the cluster")
+	}
 	if v.Isolated != nil {
 		reasons = append(reasons, v.Isolated.String())
 	}

@@ -280,6 +280,18 @@ func TestIsolatedMemberSaysSo(t *testing.T) {
 	require.Contains(t, notReplica(v, "n2", time.Minute), "isolated")
 }
 
+// TestRemovedMemberIsNotReady: its ports only refuse.
+func TestRemovedMemberIsNotReady(t *testing.T) {
+	b := newBench(t, "n2")
+	ready := func() int { return b.do(ask{method: "GET", path: "/ready"}).status }
+	require.Equal(t, 200, ready())
+	v := clusterView("n2")
+	v.State.Members = map[topology.NodeName]election.Seat{"n1": {}}
+	v.State.Removed = map[topology.NodeName]time.Time{"n2": began}
+	b.backend.setView(v)
+	require.Equal(t, 503, ready())
+}
+
 func TestStatusSaysThatAutomationStopped(t *testing.T) {
 	gates := []failover.Gate{{Name: failover.GateFlapping, Operation: election.Failover, Reason: "3 failovers"}}
 	c := newCluster(began, "c", clusterView("n1"), gates, nobody)
