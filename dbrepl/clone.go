@@ -26,23 +26,40 @@ type CloneProgress struct {
 	Total uint64 // bytes of this stage, as estimated
 }
 
-// Clone replaces all data of the instance by a copy of the donor's, made as
-// the donor's clone account. Everything the instance had is gone: save it
-// before (SaveErrant). At the end the server process exits (code 16) and is to
-// be started again by its supervisor; Clone returns when it is back and says
-// that the clone was completed. The instance keeps its server uuid and
-// persisted settings, and has the donor's accounts and GTID set; it replicates
-// from nobody. progress may be nil; it is called from one goroutine, which has
-// ended when Clone returns.
-func (i *Instance) Clone(ctx context.Context, donorAddress, donorUser, donorPassword string, progress func(CloneProgress)) error {
-	if err := i.clone(ctx, donorAddress, donorUser, donorPassword, progress); err != nil {
-		return fmt.Errorf("clone from %s: %w", donorAddress, err)
+// CloneSpec says what to make a copy of.
+type CloneSpec struct {
+	Donor          string // its host:port
+	User, Password string // an account there, with BACKUP_ADMIN
+	// Progress may be nil; it is called from one goroutine, which has ended when
+	// Clone returns.
+	Progress func(CloneProgress)
+	// Start starts the server where its supervisor has not done so a while after
+	// it ended; nil: nothing does.
+	Start func(context.Context) error
+}
+
+// cloneRestart is how long the server's supervisor has to start it again.
+const cloneRestart = 30 * time.Second
+
+// cloneReturn is how long the server may take to be back: a large one has much to
+// recover.
+const cloneReturn = time.Hour
+
+// Clone replaces all data of the instance by a copy of the donor's. Everything
+// the instance had is gone: save it before (SaveErrant). At the end the server
+// process exits (code 16) and is to be started again by its supervisor; Clone
+// returns when it is back and says that the clone was completed. The instance
+// keeps its server uuid and persisted settings, and has the donor's accounts and
+// GTID set; it replicates from nobody.
+func (i *Instance) Clone(ctx context.Context, spec CloneSpec) error {
+	if err := i.clone(ctx, spec); err != nil {
+		return fmt.Errorf("clone from %s: %w", spec.Donor, err)
 	}
 	return nil
 }
 
-func (i *Instance) clone(ctx context.Context, address, user, password string, progress func(CloneProgress)) error {
-	host, service, err := net.SplitHostPort(address)
+func (i *Instance) clone(ctx context.Context, spec CloneSpec) error {
+	host, service, err := net.SplitHostPort(spec.Donor)
 	if err != nil {
 		return err
 	}
@@ -72,12 +89,12 @@ func (i *Instance) clone(ctx context.Context, address, user, password string, pr
 	watched := make(chan struct{})
 	go func() {
 		defer close(watched)
-		i.watchClone(watching, progress)
+		i.watchClone(watching, spec.Progress)
 	}()
 	// The server refuses to be cloned while super_read_only is ON. read_only
 	// stays ON, and the restarted server is closed again.
 	if err = i.order(ctx, "SET GLOBAL super_read_only = OFF, GLOBAL read_only = ON"); err == nil {
-		err = i.order(ctx, statement, user, host, password)
+		err = i.order(ctx, statement, spec.User, host, spec.Password)
 	}
 	stop()
 	<-watched
@@ -85,14 +102,16 @@ func (i *Instance) clone(ctx context.Context, address, user, password string, pr
 		return errors.Join(err, i.reopen(ctx, true, true))
 	}
 	i.log.Info("clone has ended, server restarts", zap.NamedError("answer", err))
-	return i.awaitClone(ctx, before.BootID, err)
+	return i.awaitClone(ctx, before.BootID, err, spec.Start)
 }
 
 // awaitClone waits for another server process and asks it how the clone ended.
-func (i *Instance) awaitClone(ctx context.Context, before string, answer error) error {
+func (i *Instance) awaitClone(ctx context.Context, before string, answer error, start func(context.Context) error) error {
+	ctx, cancel := context.WithTimeout(ctx, cloneReturn)
+	defer cancel()
 	ticker := time.NewTicker(cloneInterval)
 	defer ticker.Stop()
-	last := answer
+	last, since := answer, time.Now()
 	var settles time.Time // when a restarted server must have told the outcome
 	for {
 		s, err := i.Probe(ctx)
@@ -108,6 +127,12 @@ func (i *Instance) awaitClone(ctx context.Context, before string, answer error) 
 		}
 		if err != nil {
 			last = err
+			if start != nil && time.Since(since) > cloneRestart {
+				if err := start(ctx); err != nil {
+					i.log.Warn("server is not back after a clone, and cannot be started", zap.Error(err))
+				}
+				start = nil
+			}
 		}
 		select {
 		case <-ctx.Done():

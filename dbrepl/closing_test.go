@@ -167,8 +167,10 @@ func rejoin(t *testing.T, c *cluster, before gtid.Set) {
 	uuid := c.a.status(t).ServerUUID
 	var stages []dbrepl.CloneProgress
 	go func() {
-		cloned <- c.a.Clone(ctx, c.b.server.Addr, accounts.Clone[0].User, accounts.Clone[0].Password,
-			func(p dbrepl.CloneProgress) { stages = append(stages, p) })
+		cloned <- c.a.Clone(ctx, dbrepl.CloneSpec{
+			Donor: c.b.server.Addr, User: accounts.Clone[0].User, Password: accounts.Clone[0].Password,
+			Progress: func(p dbrepl.CloneProgress) { stages = append(stages, p) },
+		})
 	}()
 	select { // as a supervisor
 	case <-c.a.server.Done():

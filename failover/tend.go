@@ -299,7 +299,27 @@ func (k *Keeper) runRebuild(ctx context.Context, req RebuildRequest) {
 	defer k.wg.Done()
 	ctx, cancel := context.WithTimeout(ctx, 12*time.Hour)
 	defer cancel()
-	err := k.rebuild.Rebuild(ctx, req.Address, req.Errant, func(stage, file string) {
+	// A copy throws away what was received and not executed, acknowledged though it
+	// is, and may fail after that, in the same boot of the server: from here on it
+	// proves nothing, until it has caught up again (I1).
+	err := k.promises.certify("")
+	if err == nil {
+		err = k.copy(ctx, req)
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if err != nil {
+		k.progress.Stage, k.progress.Error = stageFailed, err.Error()
+		k.log.Error("rebuild failed; the instance stays closed and is tried again", zap.Error(err))
+		return
+	}
+	k.progress.Stage = stageDone
+	k.errant = nil
+	k.log.Info("rebuilt", zap.String("donor", string(req.Donor)))
+}
+
+func (k *Keeper) copy(ctx context.Context, req RebuildRequest) error {
+	return k.rebuild.Rebuild(ctx, req.Address, req.Errant, func(stage, file string) {
 		k.mu.Lock()
 		defer k.mu.Unlock()
 		news := k.progress.Stage != stage
@@ -311,14 +331,4 @@ func (k *Keeper) runRebuild(ctx context.Context, req RebuildRequest) {
 			k.log.Info("rebuilding", zap.String("stage", stage), zap.String("saved_file", k.progress.SavedFile))
 		}
 	})
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if err != nil {
-		k.progress.Stage, k.progress.Error = stageFailed, err.Error()
-		k.log.Error("rebuild failed; the instance stays closed and is tried again", zap.Error(err))
-		return
-	}
-	k.progress.Stage = stageDone
-	k.errant = nil
-	k.log.Info("rebuilt", zap.String("donor", string(req.Donor)))
 }

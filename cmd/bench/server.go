@@ -92,7 +92,7 @@ func (s *server) follow(ctx context.Context, source *server) error {
 // cloneFrom makes the server a copy of another. The sandbox's supervisor
 // starts it again.
 func (s *server) cloneFrom(ctx context.Context, donor *server) error {
-	return s.Clone(ctx, donor.address, s.account.ReplUser, s.account.ReplPassword, nil)
+	return s.Clone(ctx, dbrepl.CloneSpec{Donor: donor.address, User: s.account.ReplUser, Password: s.account.ReplPassword})
 }
 
 // openThrough opens a pool on a route with the server's controller account. It

@@ -100,10 +100,15 @@ func (r rebuilder) Rebuild(ctx context.Context, donor string, errant gtid.Set, p
 		}
 	}
 	progress("clone", file)
-	return r.inst.Clone(ctx, donor, r.replUser, r.secrets.replPassword, func(p dbrepl.CloneProgress) {
-		progress("clone: "+p.Stage, "")
+	return r.inst.Clone(ctx, dbrepl.CloneSpec{
+		Donor: donor, User: r.replUser, Password: r.secrets.replPassword,
+		Progress: func(p dbrepl.CloneProgress) { progress("clone: "+p.Stage, "") },
+		Start:    r.start,
 	})
 }
+
+// applyErrantLimit is for the largest of transactions.
+const applyErrantLimit = time.Hour
 
 func (r rebuilder) saveErrant(ctx context.Context, errant gtid.Set, progress func(stage, savedFile string)) (string, error) {
 	dir := savedErrantDir(r.dataDir)
@@ -112,6 +117,10 @@ func (r rebuilder) saveErrant(ctx context.Context, errant gtid.Set, progress fun
 	}
 	file := filepath.Join(dir, time.Now().UTC().Format("20060102T150405.000Z")+".sql")
 	progress("save errant transactions", "")
+	// What was received and never executed is in no binary log.
+	if _, err := r.inst.CatchUp(ctx, errant, applyErrantLimit); err != nil {
+		return "", fmt.Errorf("execute errant transactions, to save them (nothing was rebuilt): %w", err)
+	}
 	if err := r.inst.SaveErrant(ctx, errant, file); err != nil {
 		return "", fmt.Errorf("save errant transactions (nothing was rebuilt): %w", err)
 	}
@@ -125,6 +134,11 @@ func (r rebuilder) Restart(ctx context.Context) error {
 	if err := r.inst.StopServer(ctx, dbrepl.StopOptions{CloseLimit: time.Millisecond}); err != nil {
 		return err
 	}
+	return r.start(ctx)
+}
+
+// start starts a server that has ended, where the configuration says how.
+func (r rebuilder) start(ctx context.Context) error {
 	if len(r.cfg.StartCommand) == 0 {
 		return nil
 	}
