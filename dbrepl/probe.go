@@ -64,7 +64,7 @@ func (i *Instance) read(ctx context.Context, q querier) (Status, error) {
 			return Status{}, err
 		}
 	}
-	s.Source.Lag = s.Source.lag(i.cfg.NetTimeout)
+	s.Source.Lag = s.Source.lag(2 * i.cfg.HeartbeatPeriod)
 	return s, nil
 }
 

@@ -348,6 +348,15 @@ func closedGate(gates []Gate, op election.Kind) *Gate {
 	return nil
 }
 
+// served tells whether the record has clients write to the primary it names.
+func served(s election.State) bool {
+	if s.Primary == nil || s.Primary.Phase != election.Open {
+		return false
+	}
+	preparing := s.Operation != nil && s.Operation.Step == stepPrepare // nothing is closed yet
+	return preparing || s.Operation == nil && s.Epoch == s.Primary.Epoch
+}
+
 // decideRoute is the route that the cluster record implies. Members that did
 // not get the push of an operation obey it as soon as they see the record.
 func decideRoute(s election.State) router.Route {
@@ -355,9 +364,7 @@ func decideRoute(s election.State) router.Route {
 	if p == nil {
 		return router.Route{Epoch: s.Epoch, Phase: router.Closed, Reason: "the cluster has no primary yet"}
 	}
-	open := s.Operation == nil && s.Epoch == p.Epoch
-	preparing := s.Operation != nil && s.Operation.Step == stepPrepare // nothing is closed yet
-	if p.Phase == election.Open && (open || preparing) {
+	if served(s) {
 		return router.Route{Epoch: p.Epoch, Phase: router.Open, Primary: &router.Backend{Node: p.Node, Address: p.Address}}
 	}
 	r := router.Route{Epoch: s.Epoch, Phase: router.Closed, Reason: "an operation ended without a primary"}

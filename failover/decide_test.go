@@ -298,6 +298,10 @@ func TestReadableReplicas(t *testing.T) {
 		{"one follows somebody else", []func(*View){with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ServerUUID = uuidOf("3") })}, names{"n3"}},
 		{"one's applier stopped", []func(*View){with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ApplierOn = false })}, names{"n3"}},
 		{"disconnected in a failover: level ones go on", []func(*View){inOperation(election.Failover, stepRevoke), with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ReceiverOn = false })}, names{"n2", "n3"}},
+		{"one goes ahead behind the candidate", []func(*View){inOperation(election.Switchover, stepPrepare), with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ServerUUID = uuidOf("3") })}, names{"n3"}},
+		{"one went ahead, and the candidate may be behind", []func(*View){inOperation(election.Switchover, stepRevoke), with("n2", func(_ *NodeStatus, i *dbrepl.Status) {
+			i.Source.ServerUUID, i.Executed, i.Received = uuidOf("3"), gtids("1:1"), gtids("1:1")
+		})}, names{"n3"}},
 		{"long disconnected in a failover, and nobody has more", []func(*View){inOperation(election.Failover, stepRevoke), mysqldGone("n1"), unheard("n2"), unheard("n3")}, names{"n2", "n3"}},
 		{"long disconnected in a failover, and another one has more", []func(*View){inOperation(election.Failover, stepRevoke), mysqldGone("n1"), unheard("n2"), unheard("n3"), with("n3", func(_ *NodeStatus, i *dbrepl.Status) { i.Received = i.Received.Union(gtids("1:1-999")) })}, nil},
 		{"long disconnected in a failover, and another one may have more", []func(*View){inOperation(election.Failover, stepRevoke), mysqldGone("n1"), mysqldGone("n3"), unheard("n2")}, nil},

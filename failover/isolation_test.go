@@ -139,6 +139,7 @@ func TestIsolatedReads(t *testing.T) {
 		name  string
 		limit time.Duration
 		blind time.Duration
+		unfit time.Duration
 		give  func(*View)
 		want  []router.Backend
 	}{
@@ -155,6 +156,8 @@ func TestIsolatedReads(t *testing.T) {
 		{name: "had just heard of its source", limit: -1, blind: time.Minute, want: own, give: with("n1", func(_ *NodeStatus, st *dbrepl.Status) {
 			st.Source = &dbrepl.SourceStatus{HeartbeatAge: 61 * time.Second}
 		})},
+		{name: "was fit until the others were lost", limit: -1, blind: time.Minute, unfit: time.Minute + 500*time.Millisecond, want: own},
+		{name: "was not fit then", limit: -1, blind: time.Minute, unfit: time.Hour},
 		{name: "the server is gone", limit: -1, blind: time.Second, give: mysqldGone("n1")},
 		{name: "no word of the own server", limit: -1, blind: time.Second, give: func(v *View) { delete(v.Nodes, "n1") }},
 		{name: "being rebuilt", limit: -1, blind: time.Second, give: with("n1", func(s *NodeStatus, _ *dbrepl.Status) { s.Rebuild = &RebuildProgress{Stage: "clone"} })},
@@ -167,7 +170,7 @@ func TestIsolatedReads(t *testing.T) {
 			}
 			now := time.Now()
 			v.Isolated = isolationOf(now, outlook{seen: now.Add(-c.blind)}, sighted{seen: 1, members: 3}, Sight{ReadLimit: c.limit})
-			require.Equal(t, c.want, isolatedReads(v, 5*time.Second))
+			require.Equal(t, c.want, isolatedReads(v, 5*time.Second, c.unfit))
 		})
 	}
 }

@@ -34,6 +34,7 @@ func (r RouteKeeper) Run(ctx context.Context) error {
 	tick := time.NewTicker(250 * time.Millisecond)
 	defer tick.Stop()
 	isolated := false
+	var fit time.Time // when the own instance was last fit to be read from
 	for {
 		v := r.Watcher.unjudged()
 		if v.base.Revision > 0 {
@@ -47,7 +48,10 @@ func (r RouteKeeper) Run(ctx context.Context) error {
 			replicas = readableReplicas(v, r.MaxLag)
 		}
 		r.Table.SetReplicas(replicas)
-		r.isolate(v, isolated)
+		if isPrimary := v.State.Primary != nil && v.State.Primary.Node == v.Self; isPrimary || slices.ContainsFunc(replicas, func(b router.Backend) bool { return b.Node == v.Self }) {
+			fit = time.Now()
+		}
+		r.isolate(v, isolated, fit)
 		isolated = v.Isolated != nil
 		select {
 		case <-ctx.Done():
@@ -60,7 +64,7 @@ func (r RouteKeeper) Run(ctx context.Context) error {
 
 // isolate closes the table of a member that is cut off, and opens it again when
 // that is over: by then the table has the route that the record asks for.
-func (r RouteKeeper) isolate(v View, before bool) {
+func (r RouteKeeper) isolate(v View, before bool, fit time.Time) {
 	switch i := v.Isolated; {
 	case i == nil && before:
 		r.Log.Info("this node sees the others again: its routes are as the record says", zap.Uint64("epoch", uint64(v.State.Epoch)))
@@ -70,16 +74,20 @@ func (r RouteKeeper) isolate(v View, before bool) {
 		if !before {
 			r.Log.Warn("this node is cut off from the others: its routes are closed until it sees them again", zap.Stringer("detail", i))
 		}
-		r.Table.Isolate("this node is isolated from the majority of the members", isolatedReads(v, r.MaxLag))
+		r.Table.Isolate("this node is isolated from the majority of the members", isolatedReads(v, r.MaxLag, time.Since(fit)))
 	}
 }
 
 // isolatedReads are the instances that an isolated member still reads from: its
-// own, as far as it goes on, and unless it was far behind before.
-func isolatedReads(v View, maxLag time.Duration) []router.Backend {
+// own, as far as it goes on, if it was fit for reads when the others were last
+// seen, and unless it was far behind before. unfit is since when it is not.
+func isolatedReads(v View, maxLag, unfit time.Duration) []router.Backend {
 	n, ok := v.Nodes[v.Self]
 	if !v.Isolated.Reads || !ok || n.Instance == nil || n.Errant != nil || n.Rebuild.Underway() {
 		return nil
+	}
+	if unfit > v.Isolated.For+time.Second {
+		return nil // closed with transactions of its own, say
 	}
 	// It may have lost its source long before it lost the others; one that was
 	// started since does not know (HeartbeatAge is negative), and goes on.
@@ -107,18 +115,20 @@ func readableReplicas(v View, maxLag time.Duration) []router.Backend {
 	if p == nil {
 		return replicas
 	}
+	live := served(v.State)
 	for name, n := range v.Nodes {
 		if name == p.Node || n.Instance == nil || n.Instance.Source == nil || !n.Instance.SuperReadOnly {
 			continue
 		}
 		src := n.Instance.Source
-		live := p.Phase == election.Open && v.State.Operation == nil && v.State.Epoch == p.Epoch
-		if live && (src.ServerUUID != p.ServerUUID || !src.ReceiverOn) {
+		// What another source than the primary says of its own age is about itself.
+		follows := src.ServerUUID == p.ServerUUID
+		if live && (!follows || !src.ReceiverOn) {
 			continue
 		}
 		// While a failover runs no source can be connected; a replica that was
 		// level goes on serving reads then, however long that takes.
-		heard := src.ReceiverOn || src.HeartbeatAge >= 0 && src.HeartbeatAge <= maxLag
+		heard := follows && (src.ReceiverOn || src.HeartbeatAge >= 0 && src.HeartbeatAge <= maxLag)
 		if !live && !heard && !hasAll(v, *n.Instance) {
 			continue
 		}

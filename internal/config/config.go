@@ -14,7 +14,7 @@ type Config struct {
 	// Addresses the agent listens on. All are on loopback unless they are
 	// set; api, gossip and etcd on any other address need security.tls and
 	// security.operator_token_file besides the member token and the gossip
-	// key. An empty rw or ro address turns that proxy off.
+	// key. An empty ro address turns that proxy off, an empty rw address both.
 	Listeners Listeners `yaml:"listeners"`
 	// The instance on this node. Leave the section out on an arbiter or a
 	// router.
@@ -84,7 +84,8 @@ type Member struct {
 	// Larger is preferred among equally good candidates. Negative: never
 	// promoted.
 	Priority int `yaml:"priority" default:"0" min:"-1000" max:"1000"`
-	// Data centre or zone, shown in status. Empty: not told.
+	// Data centre or zone: shown in status, and counted by durability.sites,
+	// which needs it. Empty: not told.
 	Site string `yaml:"site" form:"name" sample:"ams"`
 }
 
