@@ -20,7 +20,8 @@ type choosePolicy struct {
 	// forced: without the proof, whoever has the most may be promoted.
 	forced bool
 	// ailing tells whether something speaks against an instance as a primary that
-	// does not keep it from answering; nil: nothing is known of any.
+	// does not keep its agent from answering: its disk is full, or others do not
+	// reach it, who would have to follow it. nil: nothing is known of any.
 	ailing func(topology.NodeName) bool
 }
 

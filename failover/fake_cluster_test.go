@@ -46,7 +46,9 @@ type cluster struct {
 	cut map[topology.NodeName]bool // agents nobody reaches
 	// judged are instances that are Failed in the eyes of the majority.
 	judged map[topology.NodeName]bool
-	on     func(e event) error
+	// accused are instances that one member's vote is against.
+	accused map[topology.NodeName]bool
+	on      func(e event) error
 
 	hooking sync.Mutex
 }
@@ -69,7 +71,7 @@ func (e event) String() string {
 // yet. Call it in a synctest bubble.
 func newCluster(t *testing.T, instances int) *cluster {
 	c := &cluster{
-		t: t, fleet: newFleet(), agents: map[topology.NodeName]*agent{}, cut: map[topology.NodeName]bool{}, judged: map[topology.NodeName]bool{},
+		t: t, fleet: newFleet(), agents: map[topology.NodeName]*agent{}, cut: map[topology.NodeName]bool{}, judged: map[topology.NodeName]bool{}, accused: map[topology.NodeName]bool{},
 		store: &store{reports: map[topology.Epoch][]byte{}, leader: election.Leadership{Holder: "a1"}, state: election.State{Cluster: "c"}},
 	}
 	for i := range instances {
@@ -230,11 +232,14 @@ type fakeDetector struct{ c *cluster }
 
 func (d fakeDetector) Judge(name topology.NodeName) Judgement {
 	d.c.mu.Lock()
-	judged, cut := d.c.judged[name], d.c.cut[name]
+	judged, cut, accused := d.c.judged[name], d.c.cut[name], d.c.accused[name]
 	d.c.mu.Unlock()
 	d.c.fleet.mu.Lock()
 	defer d.c.fleet.mu.Unlock()
 	j := Judgement{Subject: name, Verdict: topology.Healthy, Explanation: "it answers", At: time.Now()}
+	if accused {
+		j.Votes = []Vote{{Observer: "n3", Kind: "silent_host", Against: true}}
+	}
 	if judged || !d.c.fleet.servers[name].alive() {
 		j.Verdict, j.Explanation, j.Cause = topology.Failed, "it does not answer", "process exited"
 		j.LastGood, j.FirstBad = 30*time.Millisecond, 20*time.Millisecond

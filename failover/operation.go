@@ -144,7 +144,7 @@ func (o *operation) execute(ctx context.Context) (Report, error) {
 func (o *operation) choosePolicy() choosePolicy {
 	return choosePolicy{
 		kind: o.plan.Kind, to: o.plan.To, from: o.plan.From, minFollowers: o.plan.Acks, policy: o.plan.Policy, forced: o.plan.Force != nil,
-		ailing: func(n topology.NodeName) bool { return o.det.Judge(n).ownAgainst() },
+		ailing: func(n topology.NodeName) bool { return o.det.Judge(n).against() > 0 },
 	}
 }
 

@@ -421,3 +421,17 @@ func TestHungReplicaDoesNotDelayAFailover(t *testing.T) {
 		require.Less(t, time.Since(began), time.Second)
 	}, acks(0))
 }
+
+// TestCandidateThatAnotherMemberCannotReach: whoever is promoted needs followers.
+// One that a member cannot reach, which would have to follow it, comes last.
+func TestCandidateThatAnotherMemberCannotReach(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		require.Equal(t, topology.NodeName("n1"), c.state().Primary.Node)
+		c.mu.Lock()
+		c.accused["n2"] = true
+		c.mu.Unlock()
+		c.server("n1").kill()
+		c.check()
+		require.Equal(t, topology.NodeName("n3"), c.state().Primary.Node, "by name it would be n2")
+	})
+}
