@@ -62,6 +62,8 @@ type Controller struct {
 	tidying *tidyPass      // the last one; owned by Run
 	// dueSince is since when a resume has been due without having succeeded.
 	dueSince time.Time
+	// blindSince is since when this leader has not been able to ask the primary.
+	blindSince time.Time
 
 	wake     <-chan struct{}
 	failures int       // operations in a row that ended without a primary
@@ -144,6 +146,10 @@ func (c *Controller) turn(ctx context.Context, tidy bool) {
 		c.dueSince = time.Time{}
 	} else if c.dueSince.IsZero() {
 		c.dueSince = time.Now()
+	}
+	if c.isBlind(v) {
+		c.handOver(ctx, v, "this leader cannot ask the primary's agent")
+		return
 	}
 	if !run {
 		if tidy && v.State.Primary != nil && v.State.Operation == nil {
@@ -344,20 +350,53 @@ func (c *Controller) place(ctx context.Context, v View) {
 			c.log.Debug("etcd's leader stays on the primary's node", zap.Error(err))
 		}
 	}
-	if v.State.Primary.Node != c.cfg.Self {
-		return
+	if v.State.Primary.Node == c.cfg.Self {
+		c.handOver(pctx, v, "the primary is on this node")
 	}
+}
+
+// handOver hands the leadership to another member that answers.
+func (c *Controller) handOver(ctx context.Context, v View, why string) {
+	hctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
 	for _, m := range v.Members {
 		if _, answers := v.Nodes[m.Name]; !answers || m.Name == c.cfg.Self {
 			continue
 		}
-		if err := c.cfg.Leader.Transfer(pctx, m.Name); err != nil {
+		if err := c.cfg.Leader.Transfer(hctx, m.Name); err != nil {
 			c.log.Debug("leadership not handed over", zap.String("to", string(m.Name)), zap.Error(err))
 			continue
 		}
-		c.log.Info("leadership handed over: the primary is on this node", zap.String("to", string(m.Name)))
+		c.log.Info("leadership handed over: "+why, zap.String("to", string(m.Name)))
 		return
 	}
+}
+
+// blindLimit is how long a leader bears not to reach the agent of a primary that
+// others find well. It is longer than a restart of that agent takes.
+const blindLimit = 5 * time.Second
+
+// isBlind tells whether this leader has not been able to ask the agent of the
+// recorded primary for a while, although neither that agent is gone nor the
+// primary failed: it can neither resume a closed primary nor fail over from it.
+// Another member may be able to.
+func (c *Controller) isBlind(v View) bool {
+	p := v.State.Primary
+	blind := p != nil && v.EtcdReachable && v.Primary.Verdict != topology.Failed && !v.AgentGone
+	if blind {
+		_, reachable := v.Nodes[p.Node]
+		blind = !reachable
+	}
+	switch {
+	case !blind:
+		c.blindSince = time.Time{}
+	case c.blindSince.IsZero():
+		c.blindSince = time.Now()
+	case time.Since(c.blindSince) >= blindLimit:
+		c.blindSince = time.Time{} // whoever leads next has as long
+		return true
+	}
+	return false
 }
 
 // Gates are the gates as they stand now.

@@ -69,19 +69,32 @@ func streams(n NodeStatus, p election.Primary) bool {
 
 // prepare points the replicas that may go ahead at the candidate, through
 // which they go on receiving, and waits for a moment in which the candidate is
-// nearly level. Only how long writes will pause depends on it. Its one error is
-// that the primary has failed meanwhile: a failover is due instead.
+// nearly level. Only how long writes will pause depends on it. Its errors are
+// that the primary cannot be asked, so that it could not be closed either, and
+// that it has failed meanwhile: a failover is due instead.
 func (o *operation) prepare(ctx context.Context, c claimed) error {
 	if o.plan.Kind != election.Switchover {
 		return nil
 	}
 	done := o.step(stepPrepare)
-	moved, err := o.goAhead(ctx, c)
+	actx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	_, silent := o.instanceOf(actx, o.plan.From)
+	cancel()
+	var moved []topology.NodeName
+	err := silent
+	if err == nil {
+		moved, err = o.goAhead(ctx, c)
+	}
 	if err == nil {
 		err = o.awaitLevel(ctx, moved)
 	}
 	if j := o.det.Judge(o.plan.From); j.Verdict == topology.Failed {
 		err = fmt.Errorf("prepare: %w: %s", ErrPrimaryFailed, j.Explanation)
+		done("", err)
+		return err
+	}
+	if silent != nil {
+		err = fmt.Errorf("prepare: primary %s cannot be asked: %w", o.plan.From, silent)
 		done("", err)
 		return err
 	}

@@ -10,6 +10,7 @@ import (
 
 	"interrex/election"
 	"interrex/internal/topology"
+	"interrex/router"
 )
 
 // die is the moment at which a leader dies: at the first event like it.
@@ -258,4 +259,60 @@ func TestCandidateWhoseAgentIsGone(t *testing.T) {
 			})
 		})
 	}
+}
+
+// TestLeaderThatCannotAskThePrimary: the others find the primary well, and its
+// agent is there for all but the leader. Who cannot ask it can neither resume it
+// nor fail over from it, and hands the leadership on.
+func TestLeaderThatCannotAskThePrimary(t *testing.T) {
+	cut := func(c *cluster, after string) {
+		c.hook(func(e event) error {
+			if e.from == "a1" && e.what == after && e.after {
+				after = ""
+			}
+			if after == "" && e.from == "a1" && e.to == "n1" && !e.after {
+				return errors.New("this link is cut")
+			}
+			return nil
+		})
+	}
+	led := func(c *cluster) topology.NodeName { return c.agents["a2"].registry.Leadership().Holder }
+	for name, strike := range map[string]func(t *testing.T, c *cluster){
+		"and it restarts closed": func(_ *testing.T, c *cluster) {
+			cut(c, "")
+			c.server("n1").kill()
+			c.server("n1").start(false)
+		},
+		"and it is in the middle of a switchover": func(t *testing.T, c *cluster) {
+			cut(c, "claim")
+			_, err := c.agents["a1"].control.Switchover(t.Context(), "n2")
+			require.ErrorIs(t, err, ErrUndone)
+			require.Equal(t, router.Open, c.agents["a2"].table.Current().Phase, "nothing was closed")
+			require.Equal(t, []topology.NodeName{"n1"}, c.writable())
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			withCluster(t, 3, func(t *testing.T, c *cluster) {
+				require.Equal(t, topology.NodeName("n1"), c.state().Primary.Node)
+				require.Equal(t, topology.NodeName("a1"), led(c))
+				strike(t, c)
+				began := time.Now()
+				c.eventually("another leader", func() bool { return led(c) != "a1" })
+				require.Less(t, time.Since(began), 2*blindLimit)
+				c.check()
+				require.Equal(t, topology.NodeName("n1"), c.state().Primary.Node)
+			})
+		})
+	}
+}
+
+// TestAgentOfThePrimaryIsGone: nobody can ask it, and it makes no difference who
+// leads.
+func TestAgentOfThePrimaryIsGone(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		c.reach("n1", false)
+		time.Sleep(time.Minute)
+		require.Equal(t, topology.NodeName("a1"), c.agents["a2"].registry.Leadership().Holder)
+		require.Equal(t, []topology.NodeName{"n1"}, c.writable())
+	})
 }
