@@ -213,7 +213,7 @@ func addSteps(n newcomer) []string {
 		"Put this in place of what the file says of the members and of the node; set the listeners and ports.",
 	}
 	if n.mysql != "" {
-		steps = append(steps, "Set its server up like the others (interrex mysql grants, interrex mysql prepare, interrex doctor) and\n   start it. It may be empty: it is brought up to date from the others.")
+		steps = append(steps, "Set its server up like the others (interrex mysql grants, interrex mysql prepare, interrex doctor) and\n   start it. It may be empty if the primary still has its first binary logs; otherwise clone it first\n   (docs/runbook.md, replacing a disk).")
 	}
 	return append(steps, "Start the agent, and watch interrex status.")
 }

@@ -39,7 +39,7 @@ the last one it has executed was committed.
 ` + clientHelp + exitHelp,
 		Example: `  interrex status
   interrex status --watch
-  interrex status --agent db1:8460,db2:8460
+  interrex status --config /etc/interrex/agent.yaml --agent 10.0.0.2:8460
   interrex status -o json | jq -r .primary.node`,
 		Args: cobra.NoArgs,
 		RunE: func(command *cobra.Command, _ []string) error {
