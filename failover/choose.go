@@ -20,9 +20,11 @@ type choosePolicy struct {
 	// forced: without the proof, whoever has the most may be promoted.
 	forced bool
 	// ailing tells whether something speaks against an instance as a primary that
-	// does not keep its agent from answering: its disk is full, or others do not
-	// reach it, who would have to follow it. nil: nothing is known of any.
+	// does not keep it from answering; nil: nothing is known of any.
 	ailing func(topology.NodeName) bool
+	// doubted tells whether one that would have to follow an instance has no
+	// answer from it; nil: nothing is known of any.
+	doubted func(topology.NodeName) bool
 }
 
 // history is what a candidate must hold: everything acknowledged or, where a
@@ -64,7 +66,7 @@ func chooseCandidate(s survey, p choosePolicy) (Frozen, []Frozen, error) {
 	}
 	slices.SortFunc(fit, func(a, b Frozen) int { return compareCandidates(a, b, s, p) })
 	if !p.forced || s.proven() { // otherwise what the first one lacks is lost
-		fit = p.wellFirst(fit)
+		fit = p.undoubted(s, p.wellFirst(fit))
 	}
 	best := fit[0]
 	return best, followersOf(best, p.history(s, best), p), nil
@@ -86,6 +88,22 @@ func (p choosePolicy) wellFirst(fit []Frozen) []Frozen {
 	return append(well, ill...)
 }
 
+// undoubted puts in front the first of those that nobody doubts, where that costs
+// no more than what a level one may be behind: one member alone, however sure,
+// moves nothing else.
+func (p choosePolicy) undoubted(s survey, fit []Frozen) []Frozen {
+	if p.doubted == nil || !p.doubted(fit[0].Node) {
+		return fit
+	}
+	i := slices.IndexFunc(fit, func(f Frozen) bool {
+		return (p.ailing == nil || !p.ailing(f.Node)) && !p.doubted(f.Node) && s.work(f) <= s.work(fit[0])+caughtUpWithin
+	})
+	if i < 0 {
+		return fit
+	}
+	return slices.Concat(fit[i:i+1], fit[:i], fit[i+1:])
+}
+
 func compareCandidates(a, b Frozen, s survey, p choosePolicy) int {
 	if p.kind != election.Switchover {
 		// An old primary that came back is chosen only when nobody else fits.
@@ -101,9 +119,7 @@ func compareCandidates(a, b Frozen, s survey, p choosePolicy) int {
 			return d // what it lacks is lost
 		}
 	}
-	// What a switchover's candidate has not even received is work, too.
-	work := func(f Frozen) uint64 { return f.Received.Union(s.union).Minus(f.Executed).Count() }
-	if d := cmp.Compare(work(a), work(b)); d != 0 {
+	if d := cmp.Compare(s.work(a), s.work(b)); d != 0 {
 		return d
 	}
 	if a.Priority != b.Priority {

@@ -16,6 +16,8 @@ func TestChooseCandidate(t *testing.T) {
 		p.ailing = func(n topology.NodeName) bool { return n == ill }
 		return p
 	}
+	doubted := failover
+	doubted.doubted = func(n topology.NodeName) bool { return n == "n2" }
 	forcedAiling := ailing("n2")
 	forcedAiling.forced = true
 	switchTo := func(to topology.NodeName) choosePolicy {
@@ -78,6 +80,14 @@ func TestChooseCandidate(t *testing.T) {
 		{
 			name: "but where its loss is accepted, it is who loses least", policy: forcedAiling, reg: register(1, "n2", "n3", "n4"),
 			seen: []Frozen{replica("n2", "1:1-9"), replica("n3", "1:1-8")}, want: "n2", followers: names{"n3"},
+		},
+		{
+			name: "one that another member does not reach comes after an equal", policy: doubted,
+			seen: []Frozen{replica("n2", "1:1-900", priority(9)), replica("n3", "1:1-900", unapplied("1:1-500"))}, want: "n3", followers: names{"n2"},
+		},
+		{
+			name: "but not after one that has much to apply", policy: doubted,
+			seen: []Frozen{replica("n2", "1:1-900"), replica("n3", "1:1-900", unapplied("1:1-300"))}, want: "n2", followers: names{"n3"},
 		},
 		{
 			name: "never with a negative priority", policy: failover,

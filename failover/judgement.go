@@ -45,6 +45,12 @@ func (j Judgement) provenDead() bool {
 	})
 }
 
+// ownAgainst tells whether the instance's own agent speaks against it: its
+// process has ended, or its disk takes no writes.
+func (j Judgement) ownAgainst() bool {
+	return slices.ContainsFunc(j.Votes, func(v Vote) bool { return v.Observer == j.Subject && v.Against })
+}
+
 // Vote is one member's evidence on the judged instance. One that is neither
 // against nor for does not count.
 type Vote struct {

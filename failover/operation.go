@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
 
@@ -144,8 +145,18 @@ func (o *operation) execute(ctx context.Context) (Report, error) {
 func (o *operation) choosePolicy() choosePolicy {
 	return choosePolicy{
 		kind: o.plan.Kind, to: o.plan.To, from: o.plan.From, minFollowers: o.plan.Acks, policy: o.plan.Policy, forced: o.plan.Force != nil,
-		ailing: func(n topology.NodeName) bool { return o.det.Judge(n).against() > 0 },
+		ailing:  func(n topology.NodeName) bool { return o.det.Judge(n).ownAgainst() },
+		doubted: o.isDoubted,
 	}
+}
+
+// isDoubted tells whether a member that would have to follow an instance has no
+// answer from it.
+func (o *operation) isDoubted(n topology.NodeName) bool {
+	return slices.ContainsFunc(o.det.Judge(n).Votes, func(v Vote) bool {
+		m, ok := o.member(v.Observer)
+		return v.Against && v.Observer != n && v.Observer != o.plan.From && ok && m.HasInstance()
+	})
 }
 
 // saveReport writes the ledger entry, and tells if it could not.

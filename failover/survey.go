@@ -63,6 +63,10 @@ func (s survey) summary(state string) string {
 	return b.String()
 }
 
+// work is how much an instance would have to execute as the new primary. What a
+// switchover's candidate has not even received is work, too.
+func (s survey) work(f Frozen) uint64 { return f.Received.Union(s.union).Minus(f.Executed).Count() }
+
 // frozenOf describes an instance from a probe of it.
 func frozenOf(m topology.Member, st dbrepl.Status, certified bool) Frozen {
 	f := Frozen{
