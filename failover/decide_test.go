@@ -295,13 +295,25 @@ func TestReadableReplicas(t *testing.T) {
 		{"one lags", []func(*View){with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.Lag = time.Minute })}, names{"n3"}},
 		{"one is open", []func(*View){with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.SuperReadOnly = false })}, names{"n3"}},
 		{"one is errant", []func(*View){with("n2", func(s *NodeStatus, _ *dbrepl.Status) { set := gtids("2:1"); s.Errant = &set })}, names{"n3"}},
-		{"one follows somebody else", []func(*View){with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ServerUUID = uuidOf("3") })}, names{"n3"}},
+		{"one follows somebody else", []func(*View){with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ServerUUID = uuidOf("9") })}, names{"n3"}},
 		{"one's applier stopped", []func(*View){with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ApplierOn = false })}, names{"n3"}},
 		{"disconnected in a failover: level ones go on", []func(*View){inOperation(election.Failover, stepRevoke), with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ReceiverOn = false })}, names{"n2", "n3"}},
-		{"one goes ahead behind the candidate", []func(*View){inOperation(election.Switchover, stepPrepare), with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ServerUUID = uuidOf("3") })}, names{"n3"}},
+		{"one goes ahead behind the candidate", []func(*View){inOperation(election.Switchover, stepPrepare), with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ServerUUID = uuidOf("3") })}, names{"n2", "n3"}},
+		{"one goes ahead behind the candidate, and both are a little behind", []func(*View){inOperation(election.Switchover, stepPrepare), with("n3", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.Lag = 700 * time.Millisecond }), with("n2", func(_ *NodeStatus, i *dbrepl.Status) {
+			i.Source.ServerUUID, i.Source.Lag = uuidOf("3"), 700*time.Millisecond
+		})}, names{"n3"}},
+		{"one goes ahead behind a candidate that hears nothing", []func(*View){inOperation(election.Switchover, stepPrepare), with("n3", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ReceiverOn = false }), with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ServerUUID = uuidOf("3") })}, nil},
+		{"promoting, and the other one is not told yet", []func(*View){inOperation(election.Failover, stepPromote), mysqldGone("n1"), func(v *View) {
+			v.State.Primary.Node, v.State.Primary.ServerUUID, v.State.Primary.Phase = "n2", uuidOf("2"), election.Promoting
+		}, with("n3", func(_ *NodeStatus, i *dbrepl.Status) {
+			i.Source.ReceiverOn, i.Executed, i.Received = false, gtids("1:1"), gtids("1:1")
+		})}, names{"n3"}},
 		{"one went ahead, and the candidate may be behind", []func(*View){inOperation(election.Switchover, stepRevoke), with("n2", func(_ *NodeStatus, i *dbrepl.Status) {
 			i.Source.ServerUUID, i.Executed, i.Received = uuidOf("3"), gtids("1:1"), gtids("1:1")
-		})}, names{"n3"}},
+		}), with("n3", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ReceiverOn = false })}, names{"n3"}},
+		{"long disconnected in a failover, and the new primary had more", []func(*View){inOperation(election.Failover, stepRevoke), mysqldGone("n1"), mysqldGone("n2"), unheard("n3"), func(v *View) {
+			v.State.Register, v.State.Primary.Base = register(1, "n3"), gtids("1:1-999")
+		}}, nil},
 		{"long disconnected in a failover, and nobody has more", []func(*View){inOperation(election.Failover, stepRevoke), mysqldGone("n1"), unheard("n2"), unheard("n3")}, names{"n2", "n3"}},
 		{"long disconnected in a failover, and another one has more", []func(*View){inOperation(election.Failover, stepRevoke), mysqldGone("n1"), unheard("n2"), unheard("n3"), with("n3", func(_ *NodeStatus, i *dbrepl.Status) { i.Received = i.Received.Union(gtids("1:1-999")) })}, nil},
 		{"long disconnected in a failover, and another one may have more", []func(*View){inOperation(election.Failover, stepRevoke), mysqldGone("n1"), mysqldGone("n3"), unheard("n2")}, nil},

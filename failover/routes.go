@@ -121,23 +121,39 @@ func readableReplicas(v View, maxLag time.Duration) []router.Backend {
 			continue
 		}
 		src := n.Instance.Source
-		// What another source than the primary says of its own age is about itself.
-		follows := src.ServerUUID == p.ServerUUID
+		follows, more := followsThrough(v, src)
 		if live && (!follows || !src.ReceiverOn) {
 			continue
 		}
 		// While a failover runs no source can be connected; a replica that was
 		// level goes on serving reads then, however long that takes.
-		heard := follows && (src.ReceiverOn || src.HeartbeatAge >= 0 && src.HeartbeatAge <= maxLag)
+		heard := (follows || p.Phase == election.Promoting) && (src.ReceiverOn || src.HeartbeatAge >= 0 && src.HeartbeatAge <= maxLag)
 		if !live && !heard && !hasAll(v, *n.Instance) {
 			continue
 		}
-		if src.ApplierOn && src.Lag <= maxLag && n.Errant == nil {
+		if src.ApplierOn && src.Lag+more <= maxLag && n.Errant == nil {
 			replicas = append(replicas, router.Backend{Node: name, Address: n.Member.MySQL})
 		}
 	}
 	slices.SortFunc(replicas, func(a, b router.Backend) int { return strings.Compare(string(a.Node), string(b.Node)) })
 	return replicas
+}
+
+// followsThrough tells whether a receiver follows the recorded primary, or a
+// replica that follows it, as those do that go ahead in a switchover: then more is
+// how far that one is behind.
+func followsThrough(v View, src *dbrepl.SourceStatus) (follows bool, more time.Duration) {
+	p := v.State.Primary
+	if src.ServerUUID == p.ServerUUID {
+		return true, 0
+	}
+	for _, n := range v.Nodes {
+		if n.Instance != nil && n.Instance.ServerUUID == src.ServerUUID && n.Instance.Source != nil {
+			between := n.Instance.Source
+			return between.ServerUUID == p.ServerUUID && between.ReceiverOn && between.ApplierOn, between.Lag
+		}
+	}
+	return false, 0
 }
 
 // hasAll tells whether the instance is known to have executed all that a client
@@ -149,6 +165,9 @@ func hasAll(v View, i dbrepl.Status) bool {
 		if n.Instance != nil && !i.Executed.Contains(n.Instance.Received.Union(n.Instance.Committing)) {
 			return false
 		}
+	}
+	if !i.Executed.Contains(v.State.Primary.Base) {
+		return false
 	}
 	unknown := 0
 	for _, name := range v.State.Register.Ackers {
