@@ -178,6 +178,17 @@ func (k *Keeper) desert(ctx context.Context, state election.State) {
 	}
 }
 
+// attest keeps the certificate, but not for an instance that is to be copied over
+// by now.
+func (k *Keeper) attest(boot string) error {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.progress.Underway() {
+		return ErrBusy
+	}
+	return k.promises.certify(boot)
+}
+
 // certify records that this boot holds everything the instance acknowledged
 // in earlier ones. The primary is asked now, after the boot: what it has
 // committed or is committing contains every such commit; once all of that is
@@ -207,7 +218,7 @@ func (k *Keeper) certify(ctx context.Context, st dbrepl.Status, state election.S
 		}
 		if now.Received.Contains(want) {
 			k.log.Info("instance has caught up since it started", zap.String("boot", st.BootID))
-			return k.promises.certify(st.BootID)
+			return k.attest(st.BootID)
 		}
 		select {
 		case <-ctx.Done():

@@ -145,7 +145,9 @@ func (r rebuilder) start(ctx context.Context) error {
 	// Whoever ordered it may have hung up: it is down by now, and has to come back.
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	out, err := exec.CommandContext(cctx, r.cfg.StartCommand[0], r.cfg.StartCommand[1:]...).CombinedOutput() //nolint:gosec // the operator's own command, no shell
+	start := exec.CommandContext(cctx, r.cfg.StartCommand[0], r.cfg.StartCommand[1:]...) //nolint:gosec // the operator's own command, no shell
+	start.WaitDelay = time.Second                                                        // a server it has started may hold its output
+	out, err := start.CombinedOutput()
 	if err != nil {
 		return fmt.Errorf("start the server with %q: %w: %s", r.cfg.StartCommand, err, out)
 	}
