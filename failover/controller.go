@@ -137,6 +137,7 @@ func (c *Controller) Run(ctx context.Context) error {
 func (c *Controller) turn(ctx context.Context, tidy bool) {
 	v := c.cfg.Watcher.View()
 	if !v.Leadership.Mine {
+		c.blindSince = time.Time{}
 		c.endTidying()
 		c.takeOverDeadLeader(ctx, v)
 		return
@@ -355,11 +356,14 @@ func (c *Controller) place(ctx context.Context, v View) {
 	}
 }
 
-// handOver hands the leadership to another member that answers.
+// handOver hands the leadership to the next member that answers, so that in the end
+// everybody's turn comes.
 func (c *Controller) handOver(ctx context.Context, v View, why string) {
 	hctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	for _, m := range v.Members {
+	own := slices.IndexFunc(v.Members, func(m topology.Member) bool { return m.Name == c.cfg.Self })
+	for i := range v.Members {
+		m := v.Members[(own+1+i)%len(v.Members)]
 		if _, answers := v.Nodes[m.Name]; !answers || m.Name == c.cfg.Self {
 			continue
 		}

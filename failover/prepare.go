@@ -77,9 +77,7 @@ func (o *operation) prepare(ctx context.Context, c claimed) error {
 		return nil
 	}
 	done := o.step(stepPrepare)
-	actx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	_, silent := o.instanceOf(actx, o.plan.From)
-	cancel()
+	silent := o.reach(ctx, o.plan.From)
 	var moved []topology.NodeName
 	err := silent
 	if err == nil {
@@ -104,6 +102,23 @@ func (o *operation) prepare(ctx context.Context, c claimed) error {
 	}
 	done(detail, nil)
 	return nil
+}
+
+// reach asks an instance until it answers, for two seconds.
+func (o *operation) reach(ctx context.Context, name topology.NodeName) error {
+	rctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	for {
+		_, err := o.instanceOf(rctx, name)
+		if err == nil {
+			return nil
+		}
+		select {
+		case <-rctx.Done():
+			return err
+		case <-time.After(prepareEvery):
+		}
+	}
 }
 
 func (o *operation) goAhead(ctx context.Context, c claimed) ([]topology.NodeName, error) {

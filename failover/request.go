@@ -82,6 +82,9 @@ func (c *Controller) switchover(ctx context.Context, to topology.NodeName) (Repo
 func (c *Controller) undo(ctx context.Context) error {
 	v := c.cfg.Watcher.RefreshAll(ctx)
 	kind, cause, run := decideOperation(v, c.cfg.Policy)
+	if !run && served(v.State) {
+		return nil // nothing was closed
+	}
 	if !run {
 		return fmt.Errorf("primary %s: %s", v.State.Primary.Node, v.Primary.Explanation)
 	}
