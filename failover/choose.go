@@ -22,9 +22,9 @@ type choosePolicy struct {
 	// ailing tells whether something speaks against an instance as a primary that
 	// does not keep it from answering; nil: nothing is known of any.
 	ailing func(topology.NodeName) bool
-	// doubted tells whether one that would have to follow an instance has no
-	// answer from it; nil: nothing is known of any.
-	doubted func(topology.NodeName) bool
+	// doubters are those that would have to follow an instance, and have no answer
+	// from it; nil: nothing is known of any.
+	doubters func(topology.NodeName) []topology.NodeName
 }
 
 // history is what a candidate must hold: everything acknowledged or, where a
@@ -88,15 +88,20 @@ func (p choosePolicy) wellFirst(fit []Frozen) []Frozen {
 	return append(well, ill...)
 }
 
-// undoubted puts in front the first of those that nobody doubts, where that costs
-// no more than what a level one may be behind: one member alone, however sure,
-// moves nothing else.
+// undoubted puts in front the first of those that nobody doubts. Where enough are
+// left to acknowledge for the one that is doubted, that may cost no more than what
+// a level one may be behind: one member alone, however sure, moves nothing else.
 func (p choosePolicy) undoubted(s survey, fit []Frozen) []Frozen {
-	if p.doubted == nil || !p.doubted(fit[0].Node) {
+	if p.doubters == nil || len(p.doubters(fit[0].Node)) == 0 {
 		return fit
 	}
+	doubters := p.doubters(fit[0].Node)
+	left := slices.DeleteFunc(followersOf(fit[0], p.history(s, fit[0]), p), func(f Frozen) bool { return slices.Contains(doubters, f.Node) })
+	anyWork := len(left) < max(p.minFollowers, 1)
 	i := slices.IndexFunc(fit, func(f Frozen) bool {
-		return (p.ailing == nil || !p.ailing(f.Node)) && !p.doubted(f.Node) && s.work(f) <= s.work(fit[0])+caughtUpWithin
+		old := f.Node == p.from && p.kind != election.Switchover // for when nobody else fits
+		return !old && (p.ailing == nil || !p.ailing(f.Node)) && len(p.doubters(f.Node)) == 0 &&
+			(anyWork || s.work(f) <= s.work(fit[0])+caughtUpWithin)
 	})
 	if i < 0 {
 		return fit

@@ -17,7 +17,7 @@ func TestChooseCandidate(t *testing.T) {
 		return p
 	}
 	doubted := failover
-	doubted.doubted = func(n topology.NodeName) bool { return n == "n2" }
+	doubted.doubters = func(n topology.NodeName) names { return map[topology.NodeName]names{"n2": {"n3"}}[n] }
 	forcedAiling := ailing("n2")
 	forcedAiling.forced = true
 	switchTo := func(to topology.NodeName) choosePolicy {
@@ -87,7 +87,15 @@ func TestChooseCandidate(t *testing.T) {
 		},
 		{
 			name: "but not after one that has much to apply", policy: doubted,
-			seen: []Frozen{replica("n2", "1:1-900"), replica("n3", "1:1-900", unapplied("1:1-300"))}, want: "n2", followers: names{"n3"},
+			seen: []Frozen{replica("n2", "1:1-900"), replica("n3", "1:1-900", unapplied("1:1-300")), replica("n4", "1:1-900", unapplied("1:1-300"))}, want: "n2", followers: names{"n3", "n4"},
+		},
+		{
+			name: "unless nobody is left to acknowledge for it", policy: doubted,
+			seen: []Frozen{replica("n2", "1:1-900"), replica("n3", "1:1-900", unapplied("1:1-300"))}, want: "n3", followers: names{"n2"},
+		},
+		{
+			name: "the old primary is no way out of a doubt", policy: doubted,
+			seen: []Frozen{replica("n1", "1:1-900"), replica("n2", "1:1-900"), replica("n3", "1:1-900", broken)}, want: "n2", followers: names{"n1", "n3"},
 		},
 		{
 			name: "never with a negative priority", policy: failover,

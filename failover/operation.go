@@ -5,7 +5,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"slices"
 	"sync"
 	"time"
 
@@ -145,18 +144,25 @@ func (o *operation) execute(ctx context.Context) (Report, error) {
 func (o *operation) choosePolicy() choosePolicy {
 	return choosePolicy{
 		kind: o.plan.Kind, to: o.plan.To, from: o.plan.From, minFollowers: o.plan.Acks, policy: o.plan.Policy, forced: o.plan.Force != nil,
-		ailing:  func(n topology.NodeName) bool { return o.det.Judge(n).ownAgainst() },
-		doubted: o.isDoubted,
+		ailing: func(n topology.NodeName) bool {
+			// By the count: time-outs of others are no verdict where the own agent is answered.
+			j := o.det.Judge(n)
+			return j.ownAgainst() || j.Needed > 0 && j.against() >= j.Needed
+		},
+		doubters: o.doubters,
 	}
 }
 
-// isDoubted tells whether a member that would have to follow an instance has no
+// doubters are the members that would have to follow an instance, and have no
 // answer from it.
-func (o *operation) isDoubted(n topology.NodeName) bool {
-	return slices.ContainsFunc(o.det.Judge(n).Votes, func(v Vote) bool {
+func (o *operation) doubters(n topology.NodeName) (names []topology.NodeName) {
+	for _, v := range o.det.Judge(n).Votes {
 		m, ok := o.member(v.Observer)
-		return v.Against && v.Observer != n && v.Observer != o.plan.From && ok && m.HasInstance()
-	})
+		if v.Against && v.Observer != n && v.Observer != o.plan.From && ok && m.HasInstance() {
+			names = append(names, v.Observer)
+		}
+	}
+	return names
 }
 
 // saveReport writes the ledger entry, and tells if it could not.
