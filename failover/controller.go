@@ -149,9 +149,7 @@ func (c *Controller) turn(ctx context.Context, tidy bool) {
 		c.dueSince = time.Now()
 	}
 	if c.isBlind(v) {
-		// To the next, so that in the end everybody's turn comes.
-		own := 1 + slices.IndexFunc(v.Members, func(m topology.Member) bool { return m.Name == c.cfg.Self })
-		c.handOver(ctx, v, slices.Concat(v.Members[own:], v.Members[:own]), "this leader cannot ask the primary's agent")
+		c.handOver(ctx, v, "this leader cannot ask the primary's agent")
 		return
 	}
 	if !run {
@@ -354,15 +352,17 @@ func (c *Controller) place(ctx context.Context, v View) {
 		}
 	}
 	if v.State.Primary.Node == c.cfg.Self {
-		c.handOver(pctx, v, v.Members, "the primary is on this node")
+		c.handOver(pctx, v, "the primary is on this node")
 	}
 }
 
-// handOver hands the leadership to the first of the members that answers.
-func (c *Controller) handOver(ctx context.Context, v View, members []topology.Member, why string) {
+// handOver hands the leadership to the next member that answers, so that in the end
+// everybody's turn comes.
+func (c *Controller) handOver(ctx context.Context, v View, why string) {
 	hctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
-	for _, m := range members {
+	own := 1 + slices.IndexFunc(v.Members, func(m topology.Member) bool { return m.Name == c.cfg.Self })
+	for _, m := range slices.Concat(v.Members[own:], v.Members[:own]) {
 		if _, answers := v.Nodes[m.Name]; !answers || m.Name == c.cfg.Self {
 			continue
 		}

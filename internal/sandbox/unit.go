@@ -192,7 +192,7 @@ func (u *unit) ended() {
 	case !again:
 		u.set(UnitStatus{State: Stopped, Detail: detail})
 	default:
-		if ran > steadyAfter {
+		if ran > steadyAfter || exit < 0 { // who was killed did not end by itself
 			u.delay = shortestDelay
 		}
 		wait := u.delay
