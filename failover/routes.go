@@ -127,7 +127,10 @@ func readableReplicas(v View, maxLag time.Duration) []router.Backend {
 		}
 		// While a failover runs no source can be connected; a replica that was
 		// level goes on serving reads then, however long that takes.
-		heard := (follows || p.Phase == election.Promoting) && (src.ReceiverOn || src.HeartbeatAge >= 0 && src.HeartbeatAge <= maxLag)
+		heard := follows && src.ReceiverOn
+		if !src.ReceiverOn && src.HeartbeatAge >= 0 && src.HeartbeatAge <= maxLag {
+			heard = follows || p.Phase == election.Promoting // it may not have been told of the new one
+		}
 		if !live && !heard && !hasAll(v, *n.Instance) {
 			continue
 		}
