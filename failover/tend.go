@@ -178,15 +178,23 @@ func (k *Keeper) desert(ctx context.Context, state election.State) {
 	}
 }
 
-// attest keeps the certificate, but not for an instance that is to be copied over
-// by now.
-func (k *Keeper) attest(boot string) error {
+// attest keeps the certificate, but not where a rebuild has begun since the look
+// that it is the result of, whether that still goes on or has failed.
+func (k *Keeper) attest(boot string, rebuild *RebuildProgress) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.progress.Underway() {
+	if k.progress != rebuild || rebuild.Underway() {
 		return ErrBusy
 	}
+	k.log.Info("instance has caught up since it started", zap.String("boot", boot))
 	return k.promises.certify(boot)
+}
+
+// lastRebuild is the rebuild that has begun last; nil: none has.
+func (k *Keeper) lastRebuild() *RebuildProgress {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	return k.progress
 }
 
 // certify records that this boot holds everything the instance acknowledged
@@ -194,6 +202,7 @@ func (k *Keeper) attest(boot string) error {
 // committed or is committing contains every such commit; once all of that is
 // received here, nothing is missing.
 func (k *Keeper) certify(ctx context.Context, st dbrepl.Status, state election.State) error {
+	rebuild := k.lastRebuild()
 	primary, err := k.peers().Node(state.Primary.Node)
 	if err != nil {
 		return err
@@ -217,8 +226,7 @@ func (k *Keeper) certify(ctx context.Context, st dbrepl.Status, state election.S
 			return errors.New("server restarted meanwhile")
 		}
 		if now.Received.Contains(want) {
-			k.log.Info("instance has caught up since it started", zap.String("boot", st.BootID))
-			return k.attest(st.BootID)
+			return k.attest(st.BootID, rebuild)
 		}
 		select {
 		case <-ctx.Done():
