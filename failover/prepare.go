@@ -104,14 +104,14 @@ func (o *operation) prepare(ctx context.Context, c claimed) error {
 	return nil
 }
 
-// reach asks an instance until it answers, for two seconds.
+// reach asks an instance until it answers or is judged failed, for two seconds.
 func (o *operation) reach(ctx context.Context, name topology.NodeName) error {
 	rctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
 	for {
 		_, err := o.instanceOf(rctx, name)
-		if err == nil {
-			return nil
+		if err == nil || o.det.Judge(name).Verdict == topology.Failed {
+			return err
 		}
 		select {
 		case <-rctx.Done():
