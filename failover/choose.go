@@ -22,6 +22,8 @@ type choosePolicy struct {
 	// ailing tells whether something speaks against an instance as a primary that
 	// does not keep it from answering; nil: nothing is known of any.
 	ailing func(topology.NodeName) bool
+	// instances is how many the cluster has.
+	instances int
 	// doubters are those that would have to follow an instance, and have no answer
 	// from it; nil: nothing is known of any.
 	doubters func(topology.NodeName) []topology.NodeName
@@ -96,8 +98,10 @@ func (p choosePolicy) undoubted(s survey, fit []Frozen) []Frozen {
 		return fit
 	}
 	doubters := p.doubters(fit[0].Node)
-	left := slices.DeleteFunc(followersOf(fit[0], p.history(s, fit[0]), p), func(f Frozen) bool { return slices.Contains(doubters, f.Node) })
-	anyWork := len(left) < max(p.minFollowers, 1)
+	able, sites := p.policy.ackersAt(fit[0].Site, followersOf(fit[0], p.history(s, fit[0]), p))
+	needed := max(p.minFollowers, min(p.policy.acks(p.instances, sites), len(able)), 1) // as the register will have it
+	left := slices.DeleteFunc(able, func(f Frozen) bool { return slices.Contains(doubters, f.Node) })
+	anyWork := len(left) < needed
 	i := slices.IndexFunc(fit, func(f Frozen) bool {
 		old := f.Node == p.from && p.kind != election.Switchover // for when nobody else fits
 		return !old && (p.ailing == nil || !p.ailing(f.Node)) && len(p.doubters(f.Node)) == 0 &&

@@ -18,6 +18,8 @@ func TestChooseCandidate(t *testing.T) {
 	}
 	doubted := failover
 	doubted.doubters = func(n topology.NodeName) names { return map[topology.NodeName]names{"n2": {"n3"}}[n] }
+	doubtedOfFour := doubted
+	doubtedOfFour.instances = 4
 	forcedAiling := ailing("n2")
 	forcedAiling.forced = true
 	switchTo := func(to topology.NodeName) choosePolicy {
@@ -92,6 +94,10 @@ func TestChooseCandidate(t *testing.T) {
 		{
 			name: "unless nobody is left to acknowledge for it", policy: doubted,
 			seen: []Frozen{replica("n2", "1:1-900"), replica("n3", "1:1-900", unapplied("1:1-300"))}, want: "n3", followers: names{"n2"},
+		},
+		{
+			name: "nor if too few are for what the register will ask for", policy: doubtedOfFour,
+			seen: []Frozen{replica("n2", "1:1-900"), replica("n3", "1:1-900", unapplied("1:1-300")), replica("n4", "1:1-900", unapplied("1:1-300"))}, want: "n3", followers: names{"n2", "n4"},
 		},
 		{
 			name: "the old primary is no way out of a doubt", policy: doubted,

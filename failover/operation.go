@@ -142,8 +142,15 @@ func (o *operation) execute(ctx context.Context) (Report, error) {
 }
 
 func (o *operation) choosePolicy() choosePolicy {
+	instances := 0
+	for _, m := range o.plan.Members {
+		if m.HasInstance() {
+			instances++
+		}
+	}
 	return choosePolicy{
-		kind: o.plan.Kind, to: o.plan.To, from: o.plan.From, minFollowers: o.plan.Acks, policy: o.plan.Policy, forced: o.plan.Force != nil,
+		instances: instances,
+		kind:      o.plan.Kind, to: o.plan.To, from: o.plan.From, minFollowers: o.plan.Acks, policy: o.plan.Policy, forced: o.plan.Force != nil,
 		ailing: func(n topology.NodeName) bool {
 			// By the count: time-outs of others are no verdict where the own agent is answered.
 			j := o.det.Judge(n)

@@ -106,12 +106,12 @@ func (o *operation) prepare(ctx context.Context, c claimed) error {
 
 // reach asks an instance until it answers or is judged failed, for two seconds.
 func (o *operation) reach(ctx context.Context, name topology.NodeName) error {
-	rctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	rctx, cancel := o.attended(ctx, name, 2*time.Second)
 	defer cancel()
 	for {
 		_, err := o.instanceOf(rctx, name)
-		if err == nil || o.det.Judge(name).Verdict == topology.Failed {
-			return err
+		if err == nil {
+			return nil
 		}
 		select {
 		case <-rctx.Done():

@@ -203,6 +203,9 @@ func (k *Keeper) lastRebuild() *RebuildProgress {
 // received here, nothing is missing.
 func (k *Keeper) certify(ctx context.Context, st dbrepl.Status, state election.State) error {
 	rebuild := k.lastRebuild()
+	if k.rebuilding() {
+		return ErrBusy // what was seen so far may be from before it
+	}
 	primary, err := k.peers().Node(state.Primary.Node)
 	if err != nil {
 		return err
