@@ -145,17 +145,20 @@ func (r rebuilder) start(ctx context.Context) error {
 	// Whoever ordered it may have hung up: it is down by now, and has to come back.
 	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
 	defer cancel()
-	// Into a file: a server that it leaves behind may hold its output for good.
-	said, err := os.CreateTemp("", "interrex-start-*")
-	if err != nil {
-		return fmt.Errorf("start the server: %w", err)
-	}
-	defer os.Remove(said.Name()) //nolint:errcheck // a temporary file
-	defer said.Close()
 	start := exec.CommandContext(cctx, r.cfg.StartCommand[0], r.cfg.StartCommand[1:]...) //nolint:gosec // the operator's own command, no shell
-	start.Stdout, start.Stderr = said, said
+	// Into a file: a server that it leaves behind may hold its output for good. It
+	// is for the error alone, and done without where there is none to be had.
+	said, err := os.CreateTemp("", "interrex-start-*")
+	if err == nil {
+		defer os.Remove(said.Name()) //nolint:errcheck // a temporary file
+		defer said.Close()
+		start.Stdout, start.Stderr = said, said
+	}
 	if err := start.Run(); err != nil {
-		out, _ := os.ReadFile(said.Name()) // the error says enough without
+		out := []byte("what it said is not known")
+		if said != nil {
+			out, _ = os.ReadFile(said.Name()) // the error says enough without
+		}
 		return fmt.Errorf("start the server with %q: %w: %s", r.cfg.StartCommand, err, out)
 	}
 	return nil
