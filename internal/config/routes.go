@@ -34,8 +34,8 @@ type Routes struct {
 	MaxConnections int `yaml:"max_connections" default:"4096" min:"1" max:"1000000"`
 	// A replica further behind than this gets no reads. Less gives fresher
 	// reads from fewer replicas; a source that falls silent is noticed after
-	// two of its heartbeats (1 s with lan, 6 s with wan). While there is no primary to follow, one that
-	// lacks nothing of what others have goes on.
+	// two of its heartbeats (1 s with lan, 6 s with wan). While there is no
+	// primary to follow, one that lacks nothing of what others have goes on.
 	MaxReplicaLag time.Duration `yaml:"max_replica_lag" default:"5s" min:"10ms" max:"24h"`
 	// Where reads go when no replica may serve them: to the primary, or none
 	// (an error).
