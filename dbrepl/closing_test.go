@@ -96,11 +96,12 @@ func closeWrites(t *testing.T, c *cluster) {
 func stalePrimary(t *testing.T, c *cluster) {
 	c.establish(t, 1)
 	c.write(t, c.a, 5)
+	before := c.a.status(t).Executed
 	for _, n := range []*node{c.b, c.c} {
+		n.until(t, "has what either acknowledged", func(s dbrepl.Status) bool { return s.Executed.Contains(before) })
 		_, _, _, err := n.Freeze(limited(t, patience))
 		require.NoError(t, err)
 	}
-	before := c.a.status(t).Executed
 	answers := c.waiting(t, c.a, 5)
 
 	err := c.a.Follow(limited(t, 300*time.Millisecond), dbrepl.FollowSpec{Host: c.b.host, Port: c.b.port, Acker: true})

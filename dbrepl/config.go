@@ -117,6 +117,9 @@ func (c Config) withDefaults() Config {
 	return c
 }
 
+// longestUser is MySQL's limit of an account's name, in characters.
+const longestUser = 32
+
 // Identifiers of our own are plain words: nothing that would need more than
 // backquotes.
 var schemaPattern = regexp.MustCompile(`^[A-Za-z][A-Za-z0-9_]{0,63}$`)
@@ -139,6 +142,10 @@ func (c Config) Validate() error {
 	}
 	if c.User == "" {
 		fault("no user of the controller")
+	}
+	if len(killerOf(c.User)) > longestUser {
+		fault("user %q of the controller is too long: MySQL takes %d characters, also of %s, which `interrex mysql grants` makes beside it",
+			c.User, longestUser, killerOf(c.User))
 	}
 	if c.ReplUser == "" {
 		fault("no replication user")

@@ -80,13 +80,13 @@ func TestGrantsGiveNoMoreThanNeeded(t *testing.T) {
 	require.True(t, strings.HasPrefix(text, "SET SESSION sql_log_bin = OFF"), "no errant transactions")
 	require.Contains(t, text, "GRANT REPLICATION SLAVE ON *.* TO 'r'@'%'")
 	require.Contains(t, text, "CREATE TABLE IF NOT EXISTS `interrex`.marker")
-	require.Equal(t, 3, strings.Count(text, "CREATE USER IF"))
+	require.Equal(t, 4, strings.Count(text, "CREATE USER IF"), "the three, and the controller's for ending threads")
 	require.Equal(t, 1, strings.Count(text, "GRANT OPTION"))
 	require.Contains(t, text, "GRANT REPLICATION SLAVE ON *.* TO 'c'@'%' WITH GRANT OPTION")
 
 	one := Account{"u", "%", "x"}
 	text = strings.Join(Grants(GrantSpec{Controller: one, Repl: []Account{one}, Clone: []Account{one}}), ";\n")
-	require.Equal(t, 1, strings.Count(text, "CREATE USER"), "one account in all roles is made once")
+	require.Equal(t, 2, strings.Count(text, "CREATE USER"), "one account in all roles is made once, and that for ending threads")
 	require.Contains(t, text, "CLONE_ADMIN, REPLICATION SLAVE, BACKUP_ADMIN ON *.* TO 'u'@'%'")
 	require.Empty(t, GrantReason("SUPER"))
 }

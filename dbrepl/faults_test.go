@@ -11,6 +11,7 @@ import (
 	"github.com/stretchr/testify/require"
 
 	"interrex/dbrepl"
+	"interrex/internal/topology"
 )
 
 // closingHangs: while commits wait, the statement that closes the server does,
@@ -123,4 +124,52 @@ func privilegedWriter(t *testing.T, c *cluster) {
 		cancel()
 		require.ErrorContains(t, err, "--super-read-only", statement)
 	}
+}
+
+// unfinishedTransaction: a primary dies while a large transaction is on its
+// way, and the replica that follows it in office holds half of it. Its applier
+// has executed that half: its row locks are nobody's who could release them,
+// and a stop waits a minute for the rest (SLAVE_WAIT_GROUP_DONE in the server's
+// sql/rpl_replica.cc). Retire ends both.
+func unfinishedTransaction(t *testing.T, c *cluster) {
+	c.establish(t, 1)
+	c.a.exec(t, "CREATE TABLE app.large (id INT PRIMARY KEY, v LONGBLOB)",
+		"INSERT INTO app.large WITH RECURSIVE n (id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < 30) SELECT id, REPEAT('x', 1 << 20) FROM n")
+	before := c.a.status(t).Executed
+	c.b.until(t, "has the rows", func(s dbrepl.Status) bool { return s.Executed.Contains(before) })
+	_, _, _, err := c.c.Freeze(limited(t, patience))
+	require.NoError(t, err)
+
+	ctx, cancel := context.WithCancel(t.Context())
+	updated := make(chan error, 1)
+	go func() {
+		_, err := c.a.app.ExecContext(ctx, "UPDATE app.large SET v = REPEAT('y', 1 << 20)")
+		updated <- err
+	}()
+	begun := limited(t, patience)
+	for locks := 0; locks == 0; { // until it has executed a row of it
+		require.NoError(t, c.b.root.QueryRowContext(begun, `SELECT COUNT(*) FROM performance_schema.data_locks
+			WHERE object_name = 'large' AND lock_type = 'RECORD'`).Scan(&locks))
+	}
+	executed, received, unapplied, err := c.b.Freeze(limited(t, patience))
+	require.NoError(t, err)
+	require.Zero(t, unapplied, "the transaction is to be cut short, and was received whole")
+	require.Equal(t, before, executed)
+	require.Equal(t, before, received)
+	require.NoError(t, c.a.server.Kill())
+	cancel()
+	require.Error(t, <-updated)
+
+	require.NoError(t, c.b.Arm(limited(t, patience), 1))
+	require.NoError(t, c.c.Follow(limited(t, patience), dbrepl.FollowSpec{Host: c.b.host, Port: c.b.port, Acker: true}))
+	_, err = c.b.WriteMarker(limited(t, patience), topology.Marker{Epoch: 2, Node: "b", At: time.Now()}, 1)
+	require.NoError(t, err)
+	require.NoError(t, c.b.OpenWrites(limited(t, patience), 1))
+	began := time.Now()
+	require.NoError(t, c.b.Retire(limited(t, 30*time.Second)))
+	t.Logf("retired after %v", time.Since(began))
+	_, err = c.b.app.ExecContext(limited(t, 20*time.Second), "UPDATE app.large SET v = 'z'")
+	require.NoError(t, err, "no row is locked")
+	t.Logf("rows written after %v", time.Since(began))
+	c.b.exec(t, "DROP TABLE app.large")
 }

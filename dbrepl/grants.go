@@ -37,6 +37,14 @@ var controllerPrivileges = []privilege{
 	{"REPLICATION SLAVE", "receive the binary log; of a controller: take it from a replica that is to be shut out, and give it back (GRANT OPTION)"},
 }
 
+// killerPrivileges are those of the account that ends what a controller may not
+// (killerOf), and all it has.
+var killerPrivileges = []privilege{
+	{"CONNECTION_ADMIN", "end sessions"},
+	{"SYSTEM_USER", "end the applier of a new primary that waits for the rest of a transaction, and locks what it has of it"},
+	{"SERVICE_CONNECTION_ADMIN", "get in by the administrative listener when max_connections is used up"},
+}
+
 // eventPrivileges are the global ones that TendEvents needs, from MySQL 8.2 on;
 // a controller without them leaves events alone.
 var eventPrivileges = []privilege{
@@ -57,7 +65,7 @@ func otherPrivileges() []privilege {
 // GrantReason says what a privilege that Grants grants is for; it is empty for
 // any other.
 func GrantReason(name string) string {
-	for _, p := range slices.Concat(otherPrivileges(), eventPrivileges, controllerPrivileges) {
+	for _, p := range slices.Concat(otherPrivileges(), eventPrivileges, controllerPrivileges, killerPrivileges) {
 		if p.name == name {
 			return p.reason
 		}
@@ -76,15 +84,11 @@ func Grants(spec GrantSpec) []string {
 		spec.Schema = DefaultConfig().Schema
 	}
 	statements := []string{"SET SESSION sql_log_bin = OFF"}
-	var control []string
-	for _, p := range controllerPrivileges {
-		control = append(control, p.name)
-	}
 	type role struct {
 		account Account
 		global  []string
 	}
-	roles := []role{{spec.Controller, control}}
+	roles := []role{{spec.Controller, names(controllerPrivileges)}}
 	for _, a := range spec.Repl {
 		roles = append(roles, role{a, []string{"REPLICATION SLAVE"}})
 	}
@@ -109,11 +113,14 @@ func Grants(spec GrantSpec) []string {
 			"GRANT "+strings.Join(global, ", ")+" ON *.* TO "+name)
 	}
 	controller := spec.Controller.name()
+	killer := Account{User: killerOf(spec.Controller.User), Host: spec.Controller.Host}
 	return append(statements,
 		"GRANT EVENT /*!80200 , SET_ANY_DEFINER */ ON *.* TO "+controller,
 		"GRANT REPLICATION SLAVE ON *.* TO "+controller+" WITH GRANT OPTION",
 		"GRANT SELECT (user, host, repl_slave_priv) ON mysql.user TO "+controller,
 		"GRANT SELECT ON performance_schema.* TO "+controller,
+		"CREATE USER IF NOT EXISTS "+killer.name()+" IDENTIFIED BY "+quote(spec.Controller.Password),
+		"GRANT "+strings.Join(names(killerPrivileges), ", ")+" ON *.* TO "+killer.name(),
 		"CREATE SCHEMA IF NOT EXISTS `"+spec.Schema+"`",
 		markerDDL(spec.Schema),
 		"CREATE TABLE IF NOT EXISTS `"+spec.Schema+"`.nudge (id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, "+
@@ -121,6 +128,14 @@ func Grants(spec GrantSpec) []string {
 		canaryDDL(spec.Schema),
 		"GRANT ALL ON `"+spec.Schema+"`.* TO "+controller,
 		"SET SESSION sql_log_bin = ON")
+}
+
+func names(privileges []privilege) []string {
+	var all []string
+	for _, p := range privileges {
+		all = append(all, p.name)
+	}
+	return all
 }
 
 // name is the account as statements name it.
@@ -135,6 +150,12 @@ func markerDDL(schema string) string {
 }
 
 func (i *Instance) markerTable() string { return "`" + i.cfg.Schema + "`.marker" }
+
+// killerOf is the account that a controller logs in with to end threads of the
+// server's own (see dropUnfinished); its password is the same. The controller
+// itself is not to have SYSTEM_USER, which together with SET_ANY_DEFINER would
+// be everything. The hyphen keeps it apart from the replication accounts.
+func killerOf(controller string) string { return controller + "-kill" }
 
 // quote makes a string literal for a session in the server's default sql_mode.
 func quote(s string) string {

@@ -31,6 +31,8 @@ type Instance struct {
 	// probe that waits for a lock in the server never blocks a ping. What is
 	// done in local stays out of the binary log.
 	ping, probe, command, local *sql.DB
+	// killer logs in as killerOf the controller, when it is used.
+	killer *sql.DB
 	// What may hang for as long as the server's disk does (TryWrite).
 	writeLane, logLane lane
 	// known is what the instance was last seen to have; the questions of a
@@ -49,19 +51,21 @@ func Open(cfg Config, log *zap.Logger) (*Instance, error) {
 	i.known.Store(&features{})
 	for _, pool := range []struct {
 		db    **sql.DB
+		user  string
 		read  time.Duration // a backstop: contexts bound calls
 		limit int
 		idle  int
 		with  map[string]string // variables of its sessions
 	}{
-		{&i.ping, 2 * i.cfg.QueryTimeout, 1, 1, nil},
-		{&i.probe, 2 * i.cfg.QueryTimeout, 1, 1, nil},
-		{&i.command, 0, 0, commandIdle, nil},
-		{&i.local, 0, 1, -1, map[string]string{"sql_log_bin": "0"}},
-		{&i.writeLane.pool, writeLimit, 1, 1, map[string]string{"sql_log_bin": "0"}},
-		{&i.logLane.pool, writeLimit, 1, 1, nil},
+		{&i.ping, i.cfg.User, 2 * i.cfg.QueryTimeout, 1, 1, nil},
+		{&i.probe, i.cfg.User, 2 * i.cfg.QueryTimeout, 1, 1, nil},
+		{&i.command, i.cfg.User, 0, 0, commandIdle, nil},
+		{&i.local, i.cfg.User, 0, 1, -1, map[string]string{"sql_log_bin": "0"}},
+		{&i.killer, killerOf(i.cfg.User), 2 * i.cfg.QueryTimeout, 1, -1, nil},
+		{&i.writeLane.pool, i.cfg.User, writeLimit, 1, 1, map[string]string{"sql_log_bin": "0"}},
+		{&i.logLane.pool, i.cfg.User, writeLimit, 1, 1, nil},
 	} {
-		c, err := i.connector(pool.read, pool.with)
+		c, err := i.connector(pool.user, pool.read, pool.with)
 		if err != nil {
 			return nil, fmt.Errorf("open instance: %w", err)
 		}
@@ -74,7 +78,7 @@ func Open(cfg Config, log *zap.Logger) (*Instance, error) {
 
 // Close ends the connections. Calls that run end with an error.
 func (i *Instance) Close() error {
-	for _, db := range []*sql.DB{i.ping, i.probe, i.command, i.local, i.writeLane.pool, i.logLane.pool} {
+	for _, db := range []*sql.DB{i.ping, i.probe, i.command, i.local, i.killer, i.writeLane.pool, i.logLane.pool} {
 		if err := db.Close(); err != nil {
 			return fmt.Errorf("close connections: %w", err)
 		}
@@ -119,10 +123,10 @@ func (l driverLog) Print(v ...any) {
 	l.log.Debug("mysql driver", zap.String("text", fmt.Sprint(v...)))
 }
 
-func (i *Instance) connector(readTimeout time.Duration, with map[string]string) (driver.Connector, error) {
+func (i *Instance) connector(user string, readTimeout time.Duration, with map[string]string) (driver.Connector, error) {
 	c := mysql.NewConfig()
 	c.Net, c.Addr = i.cfg.endpoint()
-	c.User, c.Passwd = i.cfg.User, i.cfg.Password
+	c.User, c.Passwd = user, i.cfg.Password
 	if c.Net != "unix" {
 		c.TLS = i.cfg.TLS
 	}

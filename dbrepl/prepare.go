@@ -62,7 +62,8 @@ func (i *Instance) Prepare(ctx context.Context) error {
 		return fmt.Errorf("prepare instance: %w", err)
 	}
 	var faults []error
-	faults = append(faults, i.preparePrivileges(ctx)...)
+	faults = append(faults, preparePrivileges(ctx, i.command, i.cfg.User, controllerPrivileges)...)
+	faults = append(faults, preparePrivileges(ctx, i.killer, killerOf(i.cfg.User), killerPrivileges)...)
 	faults = append(faults, i.preparePlugins(ctx, f)...)
 	if !f.marker {
 		faults = append(faults, fmt.Errorf("table %s cannot be read: run the statements of `interrex mysql grants`", i.markerTable()))
@@ -87,10 +88,11 @@ func (i *Instance) Prepare(ctx context.Context) error {
 // controller's own.
 const ownPrivileges = `grantee = CONCAT("'", SUBSTRING_INDEX(CURRENT_USER(), '@', 1), "'@'", SUBSTRING_INDEX(CURRENT_USER(), '@', -1), "'")`
 
-func (i *Instance) preparePrivileges(ctx context.Context) (faults []error) {
-	rows, err := i.command.QueryContext(ctx, "SELECT privilege_type FROM information_schema.user_privileges WHERE "+ownPrivileges)
+// preparePrivileges names what the account lacks that db logs in with.
+func preparePrivileges(ctx context.Context, db *sql.DB, user string, wanted []privilege) (faults []error) {
+	rows, err := db.QueryContext(ctx, "SELECT privilege_type FROM information_schema.user_privileges WHERE "+ownPrivileges)
 	if err != nil {
-		return []error{fmt.Errorf("read own privileges: %w", err)}
+		return []error{fmt.Errorf("read the privileges of %s, an account that `interrex mysql grants` makes: %w", user, err)}
 	}
 	defer rows.Close()
 	has := map[string]bool{}
@@ -104,9 +106,9 @@ func (i *Instance) preparePrivileges(ctx context.Context) (faults []error) {
 	if err := rows.Err(); err != nil {
 		return []error{fmt.Errorf("read own privileges: %w", err)}
 	}
-	for _, p := range controllerPrivileges {
+	for _, p := range wanted {
 		if !has[p.name] {
-			faults = append(faults, fmt.Errorf("privilege %s is missing (%s): GRANT %s ON *.* TO %s", p.name, p.reason, p.name, quote(i.cfg.User)))
+			faults = append(faults, fmt.Errorf("privilege %s is missing (%s): GRANT %s ON *.* TO %s", p.name, p.reason, p.name, quote(user)))
 		}
 	}
 	return faults

@@ -2,6 +2,8 @@ package dbrepl
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"math"
 	"sync"
@@ -190,8 +192,10 @@ func (i *Instance) OpenWrites(ctx context.Context, k int) error {
 
 // Retire ends an open primary's past as a replica: its replication
 // configuration is forgotten and it acknowledges for nobody. An instance that
-// has received what it has not executed is refused with ErrNotReplicated. It
-// takes some 10 ms, and is best called after OpenWrites.
+// has received what it has not executed is refused with ErrNotReplicated; what
+// it has received in part is rolled back. It takes some 10 ms, and the time of
+// that; it is best called after OpenWrites, and at once: until then, the rows of
+// what was received in part are locked.
 func (i *Instance) Retire(ctx context.Context) error {
 	if err := i.retire(ctx); err != nil {
 		return fmt.Errorf("retire replica: %w", err)
@@ -218,6 +222,9 @@ func (i *Instance) retire(ctx context.Context) error {
 		if rest := current.retrieved.Minus(executed); !rest.IsEmpty() {
 			return fmt.Errorf("%w: %s", ErrNotReplicated, rest)
 		}
+		if err := i.dropUnfinished(ctx); err != nil {
+			return err
+		}
 		for _, statement := range []string{"STOP REPLICA FOR CHANNEL ''", "RESET REPLICA ALL FOR CHANNEL ''"} {
 			if err := i.order(ctx, statement); err != nil {
 				return err
@@ -225,4 +232,51 @@ func (i *Instance) retire(ctx context.Context) error {
 		}
 	}
 	return i.order(ctx, "SET GLOBAL rpl_semi_sync_replica_enabled = OFF")
+}
+
+// dropUnfinished ends an applier that is in the middle of a transaction of
+// which no more will come: the receiver is stopped, and what it had received
+// whole is executed. Told to stop, such an applier waits a minute for the rest
+// (SLAVE_WAIT_GROUP_DONE in the server's sql/rpl_replica.cc), and until then
+// its workers hold the row locks of what they have executed of it; killed, it
+// rolls that back. One that is not multi-threaded has no coordinator, and stops
+// at once.
+func (i *Instance) dropUnfinished(ctx context.Context) error {
+	var thread uint64
+	var transaction string
+	err := i.command.QueryRowContext(ctx, `SELECT t.processlist_id, c.processing_transaction
+		FROM performance_schema.replication_applier_status_by_coordinator AS c
+		JOIN performance_schema.threads AS t ON t.thread_id = c.thread_id
+		WHERE c.channel_name = '' AND c.processing_transaction <> ''`).Scan(&thread, &transaction)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("read the applier's transaction: %w", err)
+	}
+	if err := i.endApplier(ctx, thread); err != nil {
+		i.log.Warn("applier could not be ended in the middle of a transaction; what it has executed of it stays locked until it stops by itself",
+			zap.String("gtid", transaction), zap.Error(err))
+		return nil
+	}
+	i.log.Info("a transaction that was received in part is rolled back", zap.String("gtid", transaction))
+	return nil
+}
+
+// endApplier kills a coordinator and waits until it has gone: told to stop
+// before, it would take the stop for the first, and wait.
+func (i *Instance) endApplier(ctx context.Context, thread uint64) error {
+	conn, err := i.killer.Conn(ctx)
+	if err != nil {
+		return fmt.Errorf("log in as %s: %w", killerOf(i.cfg.User), err)
+	}
+	err = kill(ctx, conn, thread)
+	_ = conn.Close()
+	if err != nil {
+		return err
+	}
+	return poll(ctx, func() (gone bool, err error) {
+		err = i.command.QueryRowContext(ctx, "SELECT COUNT(*) = 0 FROM performance_schema.threads WHERE processlist_id = ?", thread).Scan(&gone)
+		return gone, err
+	})
 }

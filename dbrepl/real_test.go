@@ -30,6 +30,7 @@ func TestOnRealServers(t *testing.T) {
 		{"closing that hangs", closingHangs},
 		{"damaged relay log", damagedRelayLog},
 		{"crash while retiring", crashWhileRetiring},
+		{"unfinished transaction", unfinishedTransaction},
 		{"privileged account on a replica", privilegedWriter},
 		{"stale primary", stalePrimary},
 		{"stop server", stopServer},

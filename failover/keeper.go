@@ -289,19 +289,23 @@ func (k *Keeper) afterPromote(ctx context.Context, epoch topology.Epoch, p *Prom
 		return
 	}
 	k.background(func(ctx context.Context) {
-		ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
-		defer cancel()
-		// As a command among others: beside a later order to follow, it would
-		// remove what that one has set up.
-		ctx, end, err := k.begin(ctx, epoch)
-		if err == nil {
-			defer end()
-			err = k.inst.Retire(ctx)
-		}
-		if err != nil {
-			k.log.Warn("former replication could not be removed; it is stopped and harmless", zap.Error(err))
+		if err := k.retire(ctx, epoch); err != nil {
+			k.log.Warn("former replication could not be removed yet; its receiver is stopped", zap.Error(err))
 		}
 	})
+}
+
+// retire removes the primary's former replication. As a command among others:
+// beside a later order to follow, it would remove what that one has set up.
+func (k *Keeper) retire(ctx context.Context, epoch topology.Epoch) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	ctx, end, err := k.begin(ctx, epoch)
+	if err != nil {
+		return err
+	}
+	defer end()
+	return k.inst.Retire(ctx)
 }
 
 // recorded makes sure that etcd names this node as the primary of epoch, and

@@ -242,7 +242,7 @@ func TestGrantsSaysEverythingOnce(t *testing.T) {
 	require.Contains(t, errOut, "interrex_{node} needs the members' names: give --config, or --nodes db1,db2,db3")
 	code, out, _ = run(t, "mysql", "grants", "--nodes", "db1,db2")
 	require.Equal(t, 0, code)
-	require.Equal(t, 3, strings.Count(out, "CREATE USER"), out)
+	require.Equal(t, 4, strings.Count(out, "CREATE USER"), out)
 	require.Equal(t, 1, strings.Count(out, " TO 'interrex_db1'@"), out)
 	require.Contains(t, out, "GRANT REPLICATION SLAVE, BACKUP_ADMIN ON *.* TO 'interrex_db2'@'%';")
 	for line := range strings.Lines(out) {
