@@ -7,13 +7,18 @@ import (
 	"fmt"
 	"time"
 
+	"go.uber.org/zap"
+
 	"interrex/internal/gtid"
 )
+
+// controllers are the users that a controller logs in with (see killerOf).
+const controllers = `SUBSTRING_INDEX(USER(), '@', 1), CONCAT(SUBSTRING_INDEX(USER(), '@', 1), '` + killerSuffix + `')`
 
 // clientThreads are the sessions of clients: neither the server's own, nor
 // replication's, nor the controller's.
 const clientThreads = `FROM performance_schema.threads AS t WHERE t.type = 'FOREGROUND' AND t.processlist_id IS NOT NULL
-	AND t.processlist_user NOT IN ('system user', 'event_scheduler', SUBSTRING_INDEX(USER(), '@', 1))
+	AND t.processlist_user NOT IN ('system user', 'event_scheduler', ` + controllers + `)
 	AND t.processlist_command NOT IN ('Daemon', 'Binlog Dump', 'Binlog Dump GTID')`
 
 const (
@@ -24,7 +29,7 @@ const (
 	selectTransactions = `SELECT t.processlist_id, e.event_id FROM performance_schema.events_transactions_current AS e
 		JOIN performance_schema.threads AS t USING (thread_id)
 		WHERE e.state = 'ACTIVE' AND e.access_mode = 'READ WRITE' AND t.type = 'FOREGROUND' AND t.processlist_id IS NOT NULL
-		AND t.processlist_user NOT IN ('system user', 'event_scheduler', SUBSTRING_INDEX(USER(), '@', 1))`
+		AND t.processlist_user NOT IN ('system user', 'event_scheduler', ` + controllers + `)`
 )
 
 // CloseWrites closes an open instance for a switchover and returns what it has
@@ -166,7 +171,24 @@ func (i *Instance) isolate(ctx context.Context) error {
 		_, err = i.killAll(ctx, selectDumps)
 		killErr = errors.Join(killErr, err)
 	}
+	i.releaseApplier(ctx)
 	return errors.Join(i.shut(ctx), killErr)
+}
+
+// releaseApplier ends what has come in part from a former primary, where this
+// instance was replaced before it was retired: closing waits for what it locks.
+func (i *Instance) releaseApplier(ctx context.Context) {
+	current, err := i.replication(ctx)
+	if err != nil || !current.configured() || current.receiver != "OFF" {
+		return
+	}
+	rest, err := i.unapplied(ctx)
+	if err == nil && rest.IsEmpty() {
+		err = i.dropUnfinished(ctx)
+	}
+	if err != nil {
+		i.log.Warn("a transaction that was received in part may still lock the instance", zap.Error(err))
+	}
 }
 
 // waitsWithoutReplicas tells whether replicas may be cut off without releasing

@@ -7,6 +7,7 @@ import (
 	"net"
 	"regexp"
 	"time"
+	"unicode/utf8"
 )
 
 // Config says how to reach and command one instance.
@@ -143,7 +144,7 @@ func (c Config) Validate() error {
 	if c.User == "" {
 		fault("no user of the controller")
 	}
-	if len(killerOf(c.User)) > longestUser {
+	if utf8.RuneCountInString(killerOf(c.User)) > longestUser {
 		fault("user %q of the controller is too long: MySQL takes %d characters, also of %s, which `interrex mysql grants` makes beside it",
 			c.User, longestUser, killerOf(c.User))
 	}

@@ -20,6 +20,9 @@ var (
 	// success nor its end could be seen. It may take effect later: look at
 	// the instance before ordering anything else.
 	ErrOutcomeUnknown = errors.New("outcome unknown")
+	// ErrRollingBack is returned while what was received of a transaction is
+	// still rolled back.
+	ErrRollingBack = errors.New("part of a transaction is still being rolled back")
 	// ErrGivenUp is returned when ctx ended before a statement did; its server
 	// thread was killed and seen gone, so it will not take effect any more.
 	ErrGivenUp = errors.New("statement given up and ended")

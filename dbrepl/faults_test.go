@@ -5,6 +5,7 @@ import (
 	"os"
 	"path/filepath"
 	"slices"
+	"syscall"
 	"testing"
 	"time"
 
@@ -128,12 +129,32 @@ func privilegedWriter(t *testing.T, c *cluster) {
 
 // unfinishedTransaction: a primary dies while a large transaction is on its
 // way, and the replica that follows it in office holds half of it. Its applier
-// has executed that half: its row locks are nobody's who could release them,
-// and a stop waits a minute for the rest (SLAVE_WAIT_GROUP_DONE in the server's
-// sql/rpl_replica.cc). Retire ends both.
+// has executed that half: its locks are nobody's who could release them, and a
+// stop waits a minute for the rest (SLAVE_WAIT_GROUP_DONE in the server's
+// sql/rpl_replica.cc). Retire ends that, and so does Isolate.
 func unfinishedTransaction(t *testing.T, c *cluster) {
+	halfwayInOffice(t, c)
+	began := time.Now()
+	require.NoError(t, c.b.Retire(limited(t, 20*time.Second)))
+	t.Logf("retired after %v", time.Since(began))
+	_, err := c.b.app.ExecContext(limited(t, 20*time.Second), "UPDATE app.large SET v = 'z'")
+	require.NoError(t, err, "no row is locked")
+	t.Logf("rows written after %v", time.Since(began))
+
+	halfwayInOffice(t, c)
+	began = time.Now()
+	if err := c.b.Isolate(limited(t, 20*time.Second)); err != nil {
+		require.ErrorContains(t, err, "You are not owner of thread", "root's session, which is this test's")
+	}
+	t.Logf("isolated after %v", time.Since(began))
+	require.True(t, c.b.status(t).SuperReadOnly)
+}
+
+// halfwayInOffice makes b the primary, not yet retired, that has executed half of
+// an UPDATE of app.large.
+func halfwayInOffice(t *testing.T, c *cluster) {
 	c.establish(t, 1)
-	c.a.exec(t, "CREATE TABLE app.large (id INT PRIMARY KEY, v LONGBLOB)",
+	c.a.exec(t, "DROP TABLE IF EXISTS app.large", "CREATE TABLE app.large (id INT PRIMARY KEY, v LONGBLOB)",
 		"INSERT INTO app.large WITH RECURSIVE n (id) AS (SELECT 1 UNION ALL SELECT id + 1 FROM n WHERE id < 30) SELECT id, REPEAT('x', 1 << 20) FROM n")
 	before := c.a.status(t).Executed
 	c.b.until(t, "has the rows", func(s dbrepl.Status) bool { return s.Executed.Contains(before) })
@@ -147,10 +168,11 @@ func unfinishedTransaction(t *testing.T, c *cluster) {
 		updated <- err
 	}()
 	begun := limited(t, patience)
-	for locks := 0; locks == 0; { // until it has executed a row of it
+	for locks := 0; locks == 0; { // until b has executed a row of it
 		require.NoError(t, c.b.root.QueryRowContext(begun, `SELECT COUNT(*) FROM performance_schema.data_locks
 			WHERE object_name = 'large' AND lock_type = 'RECORD'`).Scan(&locks))
 	}
+	require.NoError(t, c.a.server.Signal(syscall.SIGSTOP))
 	executed, received, unapplied, err := c.b.Freeze(limited(t, patience))
 	require.NoError(t, err)
 	require.Zero(t, unapplied, "the transaction is to be cut short, and was received whole")
@@ -165,11 +187,4 @@ func unfinishedTransaction(t *testing.T, c *cluster) {
 	_, err = c.b.WriteMarker(limited(t, patience), topology.Marker{Epoch: 2, Node: "b", At: time.Now()}, 1)
 	require.NoError(t, err)
 	require.NoError(t, c.b.OpenWrites(limited(t, patience), 1))
-	began := time.Now()
-	require.NoError(t, c.b.Retire(limited(t, 30*time.Second)))
-	t.Logf("retired after %v", time.Since(began))
-	_, err = c.b.app.ExecContext(limited(t, 20*time.Second), "UPDATE app.large SET v = 'z'")
-	require.NoError(t, err, "no row is locked")
-	t.Logf("rows written after %v", time.Since(began))
-	c.b.exec(t, "DROP TABLE app.large")
 }

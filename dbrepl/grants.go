@@ -119,14 +119,14 @@ func Grants(spec GrantSpec) []string {
 		"GRANT REPLICATION SLAVE ON *.* TO "+controller+" WITH GRANT OPTION",
 		"GRANT SELECT (user, host, repl_slave_priv) ON mysql.user TO "+controller,
 		"GRANT SELECT ON performance_schema.* TO "+controller,
-		"CREATE USER IF NOT EXISTS "+killer.name()+" IDENTIFIED BY "+quote(spec.Controller.Password),
-		"GRANT "+strings.Join(names(killerPrivileges), ", ")+" ON *.* TO "+killer.name(),
 		"CREATE SCHEMA IF NOT EXISTS `"+spec.Schema+"`",
 		markerDDL(spec.Schema),
 		"CREATE TABLE IF NOT EXISTS `"+spec.Schema+"`.nudge (id BIGINT UNSIGNED NOT NULL AUTO_INCREMENT PRIMARY KEY, "+
 			"epoch BIGINT UNSIGNED NOT NULL, written_at DATETIME(6) NOT NULL DEFAULT CURRENT_TIMESTAMP(6)) ENGINE=InnoDB",
 		canaryDDL(spec.Schema),
 		"GRANT ALL ON `"+spec.Schema+"`.* TO "+controller,
+		"CREATE USER IF NOT EXISTS "+killer.name()+" IDENTIFIED BY "+quote(spec.Controller.Password),
+		"GRANT "+strings.Join(names(killerPrivileges), ", ")+" ON *.* TO "+killer.name(),
 		"SET SESSION sql_log_bin = ON")
 }
 
@@ -155,7 +155,9 @@ func (i *Instance) markerTable() string { return "`" + i.cfg.Schema + "`.marker"
 // server's own (see dropUnfinished); its password is the same. The controller
 // itself is not to have SYSTEM_USER, which together with SET_ANY_DEFINER would
 // be everything. The hyphen keeps it apart from the replication accounts.
-func killerOf(controller string) string { return controller + "-kill" }
+func killerOf(controller string) string { return controller + killerSuffix }
+
+const killerSuffix = "-kill"
 
 // quote makes a string literal for a session in the server's default sql_mode.
 func quote(s string) string {

@@ -212,14 +212,11 @@ func (i *Instance) retire(ctx context.Context) error {
 		if err := i.order(ctx, "STOP REPLICA IO_THREAD FOR CHANNEL ''"); err != nil {
 			return err
 		}
-		executed, err := executedSet(ctx, i.command)
+		rest, err := i.unapplied(ctx)
 		if err != nil {
 			return err
 		}
-		if current, err = i.replication(ctx); err != nil {
-			return err
-		}
-		if rest := current.retrieved.Minus(executed); !rest.IsEmpty() {
+		if !rest.IsEmpty() {
 			return fmt.Errorf("%w: %s", ErrNotReplicated, rest)
 		}
 		if err := i.dropUnfinished(ctx); err != nil {
@@ -232,6 +229,17 @@ func (i *Instance) retire(ctx context.Context) error {
 		}
 	}
 	return i.order(ctx, "SET GLOBAL rpl_semi_sync_replica_enabled = OFF")
+}
+
+// unapplied is what a stopped receiver has received whole and the applier has
+// not executed.
+func (i *Instance) unapplied(ctx context.Context) (gtid.Set, error) {
+	executed, err := executedSet(ctx, i.command)
+	if err != nil {
+		return gtid.Set{}, err
+	}
+	current, err := i.replication(ctx)
+	return current.retrieved.Minus(executed), err
 }
 
 // dropUnfinished ends an applier that is in the middle of a transaction of
@@ -254,14 +262,23 @@ func (i *Instance) dropUnfinished(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the applier's transaction: %w", err)
 	}
-	if err := i.endApplier(ctx, thread); err != nil {
-		i.log.Warn("applier could not be ended in the middle of a transaction; what it has executed of it stays locked until it stops by itself",
+	err = i.endApplier(ctx, thread)
+	switch {
+	case err == nil:
+		i.log.Info("a transaction that was received in part is rolled back", zap.String("gtid", transaction))
+		return nil
+	case errors.Is(err, ErrRollingBack):
+		return fmt.Errorf("%w: %s", err, transaction)
+	default:
+		i.log.Warn("applier could not be ended in the middle of a transaction: what it has executed of it stays locked until it has stopped by itself",
 			zap.String("gtid", transaction), zap.Error(err))
 		return nil
 	}
-	i.log.Info("a transaction that was received in part is rolled back", zap.String("gtid", transaction))
-	return nil
 }
+
+// rollbackLimit is how long Retire and Isolate wait for an applier that they
+// have ended: other commands wait with them.
+const rollbackLimit = time.Second
 
 // endApplier kills a coordinator and waits until it has gone: told to stop
 // before, it would take the stop for the first, and wait.
@@ -275,8 +292,14 @@ func (i *Instance) endApplier(ctx context.Context, thread uint64) error {
 	if err != nil {
 		return err
 	}
-	return poll(ctx, func() (gone bool, err error) {
-		err = i.command.QueryRowContext(ctx, "SELECT COUNT(*) = 0 FROM performance_schema.threads WHERE processlist_id = ?", thread).Scan(&gone)
+	waiting, cancel := context.WithTimeout(ctx, rollbackLimit)
+	defer cancel()
+	err = poll(waiting, func() (gone bool, err error) {
+		err = i.command.QueryRowContext(waiting, "SELECT COUNT(*) = 0 FROM performance_schema.threads WHERE processlist_id = ?", thread).Scan(&gone)
 		return gone, err
 	})
+	if err != nil && waiting.Err() != nil {
+		return ErrRollingBack
+	}
+	return err
 }

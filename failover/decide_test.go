@@ -409,10 +409,6 @@ func TestDecideTending(t *testing.T) {
 			},
 		},
 		{
-			name: "its former replication was left to it", certified: true, promised: 5, want: tendRetire,
-			change: []func(*View){primary(nil), with(self, func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ReceiverOn, i.Source.ReceiverState = false, "OFF" })},
-		},
-		{
 			name: "so is everybody while the record is not known (I9)", want: tendNothing,
 			change: []func(*View){func(v *View) { v.State = election.State{} }, with(self, func(_ *NodeStatus, i *dbrepl.Status) { i.SuperReadOnly = false })},
 		},

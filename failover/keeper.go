@@ -289,8 +289,16 @@ func (k *Keeper) afterPromote(ctx context.Context, epoch topology.Epoch, p *Prom
 		return
 	}
 	k.background(func(ctx context.Context) {
-		if err := k.retire(ctx, epoch); err != nil {
-			k.log.Warn("former replication could not be removed yet; its receiver is stopped", zap.Error(err))
+		err := k.retire(ctx, epoch)
+		for tries := 1; errors.Is(err, dbrepl.ErrRollingBack) && tries < 60; tries++ {
+			select {
+			case <-time.After(time.Second):
+			case <-ctx.Done():
+			}
+			err = k.retire(ctx, epoch)
+		}
+		if err != nil {
+			k.log.Warn("former replication could not be removed; its receiver is stopped", zap.Error(err))
 		}
 	})
 }

@@ -88,11 +88,6 @@ func (k *Keeper) tend(ctx context.Context) {
 		if err := k.certify(pctx, st, snap.State); err != nil {
 			k.log.Debug("not certified yet", zap.Error(err))
 		}
-	case tendRetire:
-		if err := k.retire(ctx, snap.State.Epoch); err != nil {
-			k.log.Debug("former replication could not be removed yet", zap.Error(err))
-		}
-		fallthrough // a primary all the same
 	case tendNothing:
 		if k.looksStuck(snap.State, st, time.Now()) {
 			k.nudge(ctx, snap.State)
@@ -110,7 +105,6 @@ const (
 	tendCertify
 	tendLeave
 	tendDesert
-	tendRetire
 )
 
 // decideTending says what the keeper owes its instance now. An open instance
@@ -147,11 +141,6 @@ func decideTending(self topology.NodeName, state election.State, st dbrepl.Statu
 	serves := servesAs(self, state) && promised <= p.Epoch
 	if serves && st.Writable() && (!obeyed || !asOrdered(st.SemiSync, state.Register)) {
 		return tendObey
-	}
-	// The agent that promoted it was interrupted. A receiver that runs is
-	// somebody else's, as from outside of the cluster.
-	if serves && st.Writable() && st.Source != nil && st.Source.ReceiverState == "OFF" {
-		return tendRetire
 	}
 	return tendNothing
 }

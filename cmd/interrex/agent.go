@@ -462,7 +462,7 @@ func (a *agent) prepare(ctx context.Context) error {
 		err := a.instance.Ping(ctx)
 		if err == nil {
 			if err := a.instance.Prepare(ctx); err != nil {
-				a.log.Warn("the instance is not set up as it should be: interrex doctor tells the fixes", zap.Error(err))
+				a.log.Warn("the instance is not set up as it should be", zap.Error(err))
 			}
 			return nil
 		}
