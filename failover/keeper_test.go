@@ -345,6 +345,40 @@ func TestKeeperRetiresInItsTurn(t *testing.T) {
 	})
 }
 
+// TestKeeperRetiresOnceARollbackIsOver: other commands get their turn meanwhile.
+func TestKeeperRetiresOnceARollbackIsOver(t *testing.T) {
+	withKeepers(t, func(t *testing.T, c *cluster, k func(topology.NodeName) *Keeper) {
+		n2 := c.server("n2")
+		c.agents["n2"].keeper.life = t.Context()
+		c.server("n1").kill()
+		c.record(recordPrimary("n2", 6))
+		c.record(func(s *election.State) { s.Register = register(1, "n3") })
+		require.NoError(t, k("n3").Follow(t.Context(), followRequest(6, n2, true)))
+		c.agents["n2"].keeper.inst = &rollsBack{server: n2, left: 3}
+		_, err := k("n2").Promote(t.Context(), PromoteRequest{Epoch: 6, K: 1, Limit: time.Second})
+		require.NoError(t, err)
+		time.Sleep(1500 * time.Millisecond)
+		c.fleet.change(func() { require.Zero(t, n2.retires) })
+		time.Sleep(2 * time.Second)
+		c.fleet.change(func() { require.Equal(t, 1, n2.retires) })
+	})
+}
+
+// rollsBack is a server whose first times to retire are in the middle of a
+// rollback.
+type rollsBack struct {
+	*server
+	left int
+}
+
+func (r *rollsBack) Retire(ctx context.Context) error {
+	if r.left > 0 {
+		r.left--
+		return dbrepl.ErrRollingBack
+	}
+	return r.server.Retire(ctx)
+}
+
 // hangsAfterOpening is a server that stands still once it is open.
 type hangsAfterOpening struct{ *server }
 

@@ -33,9 +33,11 @@ func (c *Controller) Switchover(ctx context.Context, to topology.NodeName) (Repo
 	return c.ask(ctx, election.Switchover, func(ctx context.Context) (Report, error) { return c.switchover(ctx, to) })
 }
 
-// ask has the controller's loop run an operator's operation.
+// ask has the controller's loop run an operator's operation. A forced failover
+// waits its turn: what it is to overcome are failovers that are tried again and
+// again, and it is checked when they have ended.
 func (c *Controller) ask(ctx context.Context, kind election.Kind, run func(context.Context) (Report, error)) (Report, error) {
-	if c.busy.Load() {
+	if kind != Force && c.busy.Load() {
 		return Report{}, &GateError{Gate{Name: gateIdle, Operation: kind, Reason: "another operation is running"}}
 	}
 	req := request{ctx: context.WithoutCancel(ctx), run: run, reply: make(chan requestReply, 1)}

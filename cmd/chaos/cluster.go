@@ -273,6 +273,34 @@ func (c *cluster) level(ctx context.Context, primary string) error {
 	return nil
 }
 
+// replication says, a line for each, what the threads that send, receive and
+// apply are at.
+func (c *cluster) replication(ctx context.Context) (lines []string) {
+	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	for _, n := range c.nodes {
+		rows, err := n.root.QueryContext(ctx, `SELECT CONCAT_WS(' ', name, processlist_host, processlist_state, CONCAT('for ', processlist_time, ' s'))
+			FROM performance_schema.threads
+			WHERE processlist_command LIKE 'Binlog Dump%' OR name IN ('thread/sql/replica_io', 'thread/sql/replica_sql')
+			UNION ALL SELECT CONCAT('received ', received_transaction_set, ', executed ', @@global.gtid_executed)
+			FROM performance_schema.replication_connection_status`)
+		if err != nil {
+			lines = append(lines, fmt.Sprintf("%s: %v", n.Name, err))
+			continue
+		}
+		for rows.Next() {
+			var line string
+			if rows.Scan(&line) == nil {
+				lines = append(lines, n.Name+": "+strings.ReplaceAll(line, "\n", ""))
+			}
+		}
+		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
+			lines = append(lines, fmt.Sprintf("%s: %v", n.Name, err))
+		}
+	}
+	return lines
+}
+
 // pidIn reads a pid file.
 func pidIn(path string) (int, error) {
 	text, err := os.ReadFile(path)

@@ -239,6 +239,9 @@ func (r *chaosRun) whole(ctx context.Context, limit time.Duration) (time.Duratio
 		if time.Since(told) > tellEvery {
 			told = time.Now()
 			r.note("not whole yet", strings.Join(strings.Split(err.Error(), "\n"), "; "))
+			for _, line := range r.c.replication(ctx) {
+				r.record("replication", line)
+			}
 		}
 		seen = err
 		_ = pause(ctx, 50*time.Millisecond)
@@ -317,7 +320,13 @@ func (r *chaosRun) heal(ctx context.Context, strikes []*strike) error {
 
 // note tells of an event, on the clock of the history.
 func (r *chaosRun) note(what, detail string) {
-	at := time.Since(r.load.Began()).Round(time.Millisecond)
-	fmt.Fprintf(r.out, "%10s  %s: %s\n", at, what, detail)
-	_ = r.events.Encode(map[string]any{"at": at.String(), "time": time.Now(), "event": what, "detail": detail})
+	fmt.Fprintf(r.out, "%10s  %s: %s\n", r.at(), what, detail)
+	r.record(what, detail)
 }
+
+// record is what is for events.jsonl only.
+func (r *chaosRun) record(what, detail string) {
+	_ = r.events.Encode(map[string]any{"at": r.at().String(), "time": time.Now(), "event": what, "detail": detail})
+}
+
+func (r *chaosRun) at() time.Duration { return time.Since(r.load.Began()).Round(time.Millisecond) }

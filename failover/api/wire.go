@@ -58,6 +58,7 @@ func codedErrors() []codedError {
 		{"dbrepl.applier_stopped", dbrepl.ErrApplierStopped},
 		{"dbrepl.not_caught_up", dbrepl.ErrNotCaughtUp},
 		{"dbrepl.not_replicated", dbrepl.ErrNotReplicated},
+		{"dbrepl.rolling_back", dbrepl.ErrRollingBack},
 		{"dbrepl.incomplete", dbrepl.ErrIncomplete},
 		{"dbrepl.no_account", dbrepl.ErrNoAccount},
 		{"dbrepl.not_local", dbrepl.ErrNotLocal},
