@@ -20,7 +20,7 @@ const Force election.Kind = "force"
 // cluster, or before something changed, does nothing.
 type ForceOrder struct {
 	Cluster string         // its name
-	Epoch   topology.Epoch // the record's, as the operator saw it
+	Epoch   topology.Epoch // of the primary that is given up, as the operator saw it
 	Confirm string         // LossBound.Confirm, as the operator saw it
 	By      string         // who accepts the loss
 }
@@ -28,7 +28,7 @@ type ForceOrder struct {
 // LossPreview is what a forced failover would mean now.
 type LossPreview struct {
 	Cluster string
-	Epoch   topology.Epoch
+	Epoch   topology.Epoch    // that primary was promoted in
 	Old     topology.NodeName // the recorded primary; empty before there is one
 	Bound   LossBound
 	Gates   []Gate // of Force
@@ -52,11 +52,13 @@ func (c *Controller) PreviewForce(ctx context.Context) (LossPreview, error) {
 }
 
 func previewForce(v View, p Policy) LossPreview {
-	out := LossPreview{Cluster: v.State.Cluster, Epoch: v.State.Epoch}
+	out := LossPreview{Cluster: v.State.Cluster}
 	if v.State.Primary == nil {
 		return out
 	}
-	out.Old, out.Bound = v.State.Primary.Node, boundLoss(v)
+	// The primary's own epoch: what is accepted of one is not accepted of its
+	// successor, and attempts that fail take epochs, too.
+	out.Old, out.Epoch, out.Bound = v.State.Primary.Node, v.State.Primary.Epoch, boundLoss(v)
 	for _, g := range decideGates(v, p, "") {
 		if g.Operation == Force {
 			out.Gates = append(out.Gates, g)

@@ -351,3 +351,16 @@ func TestForceOnlyOnTheLeader(t *testing.T) {
 		require.ErrorIs(t, err, ErrNotLeader)
 	})
 }
+
+// TestLossIsAcceptedOfOnePrimary: an order names the epoch of the primary that it
+// gives up. Attempts that fail meanwhile change nothing in it; a successor does.
+func TestLossIsAcceptedOfOnePrimary(t *testing.T) {
+	v := quietView(func(v *View) { v.State.Epoch = v.State.Primary.Epoch + 2 })
+	now := previewForce(v, Policy{})
+	require.Equal(t, v.State.Primary.Epoch, now.Epoch)
+	order := ForceOrder{Cluster: now.Cluster, Epoch: now.Epoch, Confirm: now.Bound.Confirm, By: "kim"}
+	v.State.Primary.Epoch = v.State.Epoch
+	var refused *ConfirmationError
+	require.ErrorAs(t, order.check(previewForce(v, Policy{})), &refused)
+	require.Equal(t, "epoch", refused.Field)
+}

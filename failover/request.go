@@ -33,11 +33,9 @@ func (c *Controller) Switchover(ctx context.Context, to topology.NodeName) (Repo
 	return c.ask(ctx, election.Switchover, func(ctx context.Context) (Report, error) { return c.switchover(ctx, to) })
 }
 
-// ask has the controller's loop run an operator's operation. A forced failover
-// waits its turn: what it is to overcome are failovers that are tried again and
-// again, and it is checked when they have ended.
+// ask has the controller's loop run an operator's operation.
 func (c *Controller) ask(ctx context.Context, kind election.Kind, run func(context.Context) (Report, error)) (Report, error) {
-	if kind != Force && c.busy.Load() {
+	if c.busy.Load() {
 		return Report{}, &GateError{Gate{Name: gateIdle, Operation: kind, Reason: "another operation is running"}}
 	}
 	req := request{ctx: context.WithoutCancel(ctx), run: run, reply: make(chan requestReply, 1)}

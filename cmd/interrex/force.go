@@ -74,7 +74,7 @@ and all of that is lost. Make sure that it is off.
 	command.Flags().BoolVar(&f.force, "force", false, "fail over although acknowledged commits may be lost")
 	command.Flags().StringVar(&f.confirm, "confirm", "", "what may be lost, as shown: a number, or unbounded (default: ask)")
 	command.Flags().StringVar(&f.cluster, "cluster", "", "the cluster's name; needed with --confirm")
-	command.Flags().Uint64Var(&f.epoch, "epoch", 0, "the cluster's epoch, as shown; needed with --confirm")
+	command.Flags().Uint64Var(&f.epoch, "epoch", 0, "the primary's epoch, as shown; needed with --confirm")
 	command.Flags().StringVar(&f.by, "by", "", "who accepts the loss (default: this user at this host)")
 	return command
 }
@@ -161,8 +161,8 @@ func showForce(ctx context.Context, s screen, client *apiClient, output string) 
 
 func printForcePreview(s screen, p api.ForcePreview) {
 	b := p.Bound
-	s.field("cluster", fmt.Sprintf("%s, epoch %d", s.bold(p.Cluster), p.Epoch))
-	s.field("primary", orDash(string(p.Primary)))
+	s.field("cluster", s.bold(p.Cluster))
+	s.field("primary", fmt.Sprintf("%s, of epoch %d", orDash(string(p.Primary)), p.Epoch))
 	if b.Needs != "" {
 		s.field("no loss", "if it comes back: "+b.Needs)
 	}

@@ -62,7 +62,7 @@ func TestFailoverIsForcedByNumber(t *testing.T) {
 
 	code, out, errOut := run(t, "failover", "--agent", agent)
 	require.Zero(t, code, errOut)
-	require.Contains(t, out, "shop, epoch 7")
+	require.Contains(t, out, "db1, of epoch 7")
 	require.Contains(t, out, "3 commits that members told of are not on db2")
 	require.Empty(t, got, "nothing was ordered")
 

@@ -82,11 +82,15 @@ func (c *cluster) refusedForce(t *testing.T, node string, p api.ForcePreview, ch
 	change(&req)
 	body, err := json.Marshal(req)
 	require.NoError(t, err)
-	status, text, err := c.call(http.MethodPost, node, "/api/v1/failover/force", c.info.OperatorToken, string(body))
-	require.NoError(t, err)
-	require.Equal(t, http.StatusConflict, status, "%s", text)
 	var problem api.Problem
-	require.NoError(t, json.Unmarshal(text, &problem))
+	await(t, patience, "no other operation", func() (bool, string) {
+		status, text, err := c.call(http.MethodPost, node, "/api/v1/failover/force", c.info.OperatorToken, string(body))
+		require.NoError(t, err)
+		require.Equal(t, http.StatusConflict, status, "%s", text)
+		problem = api.Problem{}
+		require.NoError(t, json.Unmarshal(text, &problem))
+		return problem.Gate == nil || problem.Gate.Name != "no_operation_in_flight", string(text)
+	})
 	return problem
 }
 
@@ -125,7 +129,11 @@ func TestForcedFailover(t *testing.T) {
 	}
 	require.Empty(t, c.writable(t))
 
-	out, err := c.run("failover", "--force", "--dir", c.dir, "--cluster", p.Cluster, "--epoch", fmt.Sprint(p.Epoch), "--confirm", p.Bound.Confirm, "--by", "the acceptance test")
+	var out string
+	await(t, patience, "no other operation", func() (bool, string) { // the leader tries every few seconds
+		out, err = c.run("failover", "--force", "--dir", c.dir, "--cluster", p.Cluster, "--epoch", fmt.Sprint(p.Epoch), "--confirm", p.Bound.Confirm, "--by", "the acceptance test")
+		return err == nil || !strings.Contains(err.Error(), "another operation is running"), out
+	})
 	require.NoError(t, err)
 	require.Contains(t, out, "lossy")
 	forced := c.moved(t, before, survivor)
