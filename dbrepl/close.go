@@ -184,7 +184,7 @@ func (i *Instance) releaseApplier(ctx context.Context) {
 	}
 	rest, err := i.unapplied(ctx)
 	if err == nil && rest.IsEmpty() {
-		err = i.dropUnfinished(ctx)
+		err = i.dropUnfinished(ctx, false) // the closing waits for it
 	}
 	if err != nil {
 		i.log.Warn("a transaction that was received in part may still lock the instance", zap.Error(err))

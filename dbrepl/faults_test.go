@@ -148,6 +148,20 @@ func unfinishedTransaction(t *testing.T, c *cluster) {
 	}
 	t.Logf("isolated after %v", time.Since(began))
 	require.True(t, c.b.status(t).SuperReadOnly)
+
+	// It is as good as any, for the same office and for another's.
+	executed, received, unapplied, err := c.b.Freeze(limited(t, patience))
+	require.NoError(t, err)
+	require.Zero(t, unapplied)
+	_, err = c.b.CatchUp(limited(t, patience), received, patience)
+	require.NoError(t, err)
+	require.True(t, executed.Contains(received))
+	_, err = c.b.WriteMarker(limited(t, patience), topology.Marker{Epoch: 3, Node: "b", At: time.Now()}, 1)
+	require.NoError(t, err)
+	require.NoError(t, c.b.OpenWrites(limited(t, patience), 1))
+	require.NoError(t, c.b.Retire(limited(t, 20*time.Second)))
+	_, err = c.b.app.ExecContext(limited(t, 20*time.Second), "UPDATE app.large SET v = 'z'")
+	require.NoError(t, err)
 }
 
 // halfwayInOffice makes b the primary, not yet retired, that has executed half of

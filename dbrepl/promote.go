@@ -219,7 +219,7 @@ func (i *Instance) retire(ctx context.Context) error {
 		if !rest.IsEmpty() {
 			return fmt.Errorf("%w: %s", ErrNotReplicated, rest)
 		}
-		if err := i.dropUnfinished(ctx); err != nil {
+		if err := i.dropUnfinished(ctx, true); err != nil {
 			return err
 		}
 		for _, statement := range []string{"STOP REPLICA FOR CHANNEL ''", "RESET REPLICA ALL FOR CHANNEL ''"} {
@@ -249,7 +249,7 @@ func (i *Instance) unapplied(ctx context.Context) (gtid.Set, error) {
 // its workers hold the row locks of what they have executed of it; killed, it
 // rolls that back. One that is not multi-threaded has no coordinator, and stops
 // at once.
-func (i *Instance) dropUnfinished(ctx context.Context) error {
+func (i *Instance) dropUnfinished(ctx context.Context, wait bool) error {
 	var thread uint64
 	var transaction string
 	err := i.command.QueryRowContext(ctx, `SELECT t.processlist_id, c.processing_transaction
@@ -262,10 +262,9 @@ func (i *Instance) dropUnfinished(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("read the applier's transaction: %w", err)
 	}
-	err = i.endApplier(ctx, thread)
-	switch {
+	switch err := i.endApplier(ctx, thread, wait); {
 	case err == nil:
-		i.log.Info("a transaction that was received in part is rolled back", zap.String("gtid", transaction))
+		i.log.Info("a transaction that was received in part is ended", zap.String("gtid", transaction))
 		return nil
 	case errors.Is(err, ErrRollingBack):
 		return fmt.Errorf("%w: %s", err, transaction)
@@ -276,20 +275,20 @@ func (i *Instance) dropUnfinished(ctx context.Context) error {
 	}
 }
 
-// rollbackLimit is how long Retire and Isolate wait for an applier that they
-// have ended: other commands wait with them.
+// rollbackLimit is how long Retire waits for an applier that it has ended: other
+// commands wait with it.
 const rollbackLimit = time.Second
 
-// endApplier kills a coordinator and waits until it has gone: told to stop
-// before, it would take the stop for the first, and wait.
-func (i *Instance) endApplier(ctx context.Context, thread uint64) error {
+// endApplier kills a coordinator and waits, if it is to, until it has gone: told
+// to stop before, it would take the stop for the first, and wait.
+func (i *Instance) endApplier(ctx context.Context, thread uint64, wait bool) error {
 	conn, err := i.killer.Conn(ctx)
 	if err != nil {
 		return fmt.Errorf("log in as %s: %w", killerOf(i.cfg.User), err)
 	}
 	err = kill(ctx, conn, thread)
 	_ = conn.Close()
-	if err != nil {
+	if err != nil || !wait {
 		return err
 	}
 	waiting, cancel := context.WithTimeout(ctx, rollbackLimit)

@@ -176,7 +176,10 @@ func unpromotable(f Frozen, s survey, p choosePolicy) string {
 		return "it is the primary already"
 	case f.Priority < 0:
 		return "its priority forbids promotion"
-	case f.ApplierError != "":
+	case f.ApplierError != "" && (f.Unapplied > 0 || p.kind == election.Switchover):
+		// With nothing left to apply it is of no matter, but where more is to
+		// come: Isolate leaves one where it ended an applier in the middle of
+		// what will never come.
 		return "its applier stopped: " + f.ApplierError
 	case p.kind != election.Switchover && !f.Received.Contains(s.union):
 		// A switchover's candidate is still receiving; catch up waits for it.

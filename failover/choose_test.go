@@ -49,6 +49,11 @@ func TestChooseCandidate(t *testing.T) {
 			want: "n4", followers: names{"n2", "n3"},
 		},
 		{
+			name: "an applier that was ended in the middle of what will never come has nothing left to apply", policy: failover, reg: register(1, "n2", "n3"),
+			seen: []Frozen{replica("n2", "1:1-9", func(f *Frozen) { f.ApplierError = "error 1756" }), replica("n3", "1:1-8")},
+			want: "n2", followers: names{"n3"},
+		},
+		{
 			name: "an errant one never, however much it holds", policy: failover,
 			seen: []Frozen{replica("n2", "1:1-9"), replica("n3", "1:1-9"), replica("n4", "1:1-9,4:1", priority(9))},
 			want: "n2", followers: names{"n3"},

@@ -86,6 +86,7 @@ type Keeper struct {
 	obeyed   obeyed
 	stuck    stuck
 	events   tendedEvents // of Run alone
+	foundOut bool         // of Run alone: see inherits
 	wg       sync.WaitGroup
 }
 
@@ -288,23 +289,35 @@ func (k *Keeper) afterPromote(ctx context.Context, epoch topology.Epoch, p *Prom
 	if err == nil && st.Source == nil {
 		return
 	}
+	k.retireSoon(epoch)
+}
+
+// retireAgain is how long a primary that could not be retired is left alone.
+const retireAgain = 2 * time.Second
+
+// retireSoon removes the primary's former replication beside all others, and
+// tries again for some minutes: what that holds may lock clients' rows.
+func (k *Keeper) retireSoon(epoch topology.Epoch) {
 	k.background(func(ctx context.Context) {
-		err := k.retire(ctx, epoch)
-		for tries := 1; errors.Is(err, dbrepl.ErrRollingBack) && tries < 60; tries++ {
+		for try := range 60 {
+			err := k.retire(ctx, epoch)
+			var stale *StaleEpochError
+			switch {
+			case err == nil || errors.As(err, &stale) || ctx.Err() != nil:
+				return // done, or no longer the primary of that epoch
+			case try == 0:
+				k.log.Warn("former replication could not be removed yet; its receiver is stopped", zap.Error(err))
+			}
 			select {
-			case <-time.After(time.Second):
+			case <-time.After(retireAgain):
 			case <-ctx.Done():
 			}
-			err = k.retire(ctx, epoch)
-		}
-		if err != nil {
-			k.log.Warn("former replication could not be removed; its receiver is stopped", zap.Error(err))
 		}
 	})
 }
 
-// retire removes the primary's former replication. As a command among others:
-// beside a later order to follow, it would remove what that one has set up.
+// retire is as a command among others: beside a later order to follow, it would
+// remove what that one has set up.
 func (k *Keeper) retire(ctx context.Context, epoch topology.Epoch) error {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()

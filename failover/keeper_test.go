@@ -357,9 +357,39 @@ func TestKeeperRetiresOnceARollbackIsOver(t *testing.T) {
 		c.agents["n2"].keeper.inst = &rollsBack{server: n2, left: 3}
 		_, err := k("n2").Promote(t.Context(), PromoteRequest{Epoch: 6, K: 1, Limit: time.Second})
 		require.NoError(t, err)
-		time.Sleep(1500 * time.Millisecond)
+		time.Sleep(2 * retireAgain)
 		c.fleet.change(func() { require.Zero(t, n2.retires) })
-		time.Sleep(2 * time.Second)
+		time.Sleep(2 * retireAgain)
+		c.fleet.change(func() { require.Equal(t, 1, n2.retires) })
+	})
+}
+
+// TestKeeperRetiresWhatAnotherPromoted: the agent that promoted it ended too soon;
+// what an operator sets up later is left alone.
+func TestKeeperRetiresWhatAnotherPromoted(t *testing.T) {
+	withKeepers(t, func(t *testing.T, c *cluster, k func(topology.NodeName) *Keeper) {
+		n2 := c.server("n2")
+		c.server("n1").kill()
+		c.record(recordPrimary("n2", 6))
+		c.record(func(s *election.State) { s.Register = register(1, "n3") })
+		require.NoError(t, k("n3").Follow(t.Context(), followRequest(6, n2, true)))
+		_, err := k("n2").Freeze(t.Context(), FreezeRequest{Epoch: 6})
+		require.NoError(t, err)
+		_, err = k("n2").Promote(t.Context(), PromoteRequest{Epoch: 6, K: 1, Limit: time.Second})
+		require.NoError(t, err)
+		c.fleet.change(func() { require.Zero(t, n2.retires, "the agent has ended") })
+
+		c.agents["n2"].keeper.life = t.Context()
+		tend := func() {
+			for range 3 { // it has to obey first
+				k("n2").tend(t.Context())
+				time.Sleep(time.Second)
+			}
+		}
+		tend()
+		c.fleet.change(func() { require.Equal(t, 1, n2.retires) })
+		c.fleet.change(func() { n2.source = c.server("n3") })
+		tend()
 		c.fleet.change(func() { require.Equal(t, 1, n2.retires) })
 	})
 }

@@ -89,11 +89,25 @@ func (k *Keeper) tend(ctx context.Context) {
 			k.log.Debug("not certified yet", zap.Error(err))
 		}
 	case tendNothing:
+		if k.inherits(snap.State, st) {
+			k.retireSoon(snap.State.Epoch)
+		}
 		if k.looksStuck(snap.State, st, time.Now()) {
 			k.nudge(ctx, snap.State)
 		}
 		k.tendEvents(ctx, snap.State, st)
 	}
+}
+
+// inherits tells, once in an agent's life, whether the primary it serves beside
+// was promoted by an agent that ended before it had retired it. Later, a stopped
+// receiver is an operator's.
+func (k *Keeper) inherits(state election.State, st dbrepl.Status) bool {
+	if k.foundOut || !servesAs(k.cfg.Member.Name, state) || !st.Writable() {
+		return false
+	}
+	k.foundOut = true
+	return st.Source != nil && st.Source.ReceiverState == "OFF"
 }
 
 type tending int

@@ -274,31 +274,41 @@ func (c *cluster) level(ctx context.Context, primary string) error {
 }
 
 // replication says, a line for each, what the threads that send, receive and
-// apply are at.
+// apply are at, but for those that have nothing to do.
 func (c *cluster) replication(ctx context.Context) (lines []string) {
-	ctx, cancel := context.WithTimeout(ctx, 2*time.Second)
-	defer cancel()
 	for _, n := range c.nodes {
-		rows, err := n.root.QueryContext(ctx, `SELECT CONCAT_WS(' ', name, processlist_host, processlist_state, CONCAT('for ', processlist_time, ' s'))
-			FROM performance_schema.threads
-			WHERE processlist_command LIKE 'Binlog Dump%' OR name IN ('thread/sql/replica_io', 'thread/sql/replica_sql')
-			UNION ALL SELECT CONCAT('received ', received_transaction_set, ', executed ', @@global.gtid_executed)
-			FROM performance_schema.replication_connection_status`)
+		says, err := n.replication(ctx)
 		if err != nil {
-			lines = append(lines, fmt.Sprintf("%s: %v", n.Name, err))
-			continue
+			says = append(says, err.Error())
 		}
-		for rows.Next() {
-			var line string
-			if rows.Scan(&line) == nil {
-				lines = append(lines, n.Name+": "+strings.ReplaceAll(line, "\n", ""))
-			}
-		}
-		if err := errors.Join(rows.Err(), rows.Close()); err != nil {
-			lines = append(lines, fmt.Sprintf("%s: %v", n.Name, err))
+		for _, line := range says {
+			lines = append(lines, n.Name+": "+strings.ReplaceAll(line, "\n", ""))
 		}
 	}
 	return lines
+}
+
+func (n *node) replication(ctx context.Context) (lines []string, err error) {
+	ctx, cancel := context.WithTimeout(ctx, 500*time.Millisecond)
+	defer cancel()
+	rows, err := n.root.QueryContext(ctx, `SELECT CONCAT_WS(' ', name, processlist_host, processlist_state, CONCAT('for ', processlist_time, ' s'))
+		FROM performance_schema.threads
+		WHERE processlist_command LIKE 'Binlog Dump%' OR name IN ('thread/sql/replica_io', 'thread/sql/replica_sql')
+			OR (name = 'thread/sql/replica_worker' AND processlist_state <> 'Waiting for an event from Coordinator')
+		UNION ALL SELECT CONCAT('received ', received_transaction_set, ', executed ', @@global.gtid_executed)
+		FROM performance_schema.replication_connection_status`)
+	if err != nil {
+		return nil, err
+	}
+	defer rows.Close() //nolint:errcheck // its error is rows.Err
+	for rows.Next() {
+		var line string
+		if err := rows.Scan(&line); err != nil {
+			return lines, err
+		}
+		lines = append(lines, line)
+	}
+	return lines, rows.Err()
 }
 
 // pidIn reads a pid file.
