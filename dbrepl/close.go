@@ -171,24 +171,32 @@ func (i *Instance) isolate(ctx context.Context) error {
 		_, err = i.killAll(ctx, selectDumps)
 		killErr = errors.Join(killErr, err)
 	}
-	i.releaseApplier(ctx)
-	return errors.Join(i.shut(ctx), killErr)
+	// Closing waits for the locks of an applier that was ended, and keeps others
+	// out meanwhile.
+	ended := i.releaseApplier(ctx, 0)
+	shut := i.shut(ctx)
+	if ended && shut == nil {
+		i.releaseApplier(ctx, rollbackLimit)
+	}
+	return errors.Join(shut, killErr)
 }
 
 // releaseApplier ends what has come in part from a former primary, where this
 // instance was replaced before it was retired: closing waits for what it locks.
-func (i *Instance) releaseApplier(ctx context.Context) {
+func (i *Instance) releaseApplier(ctx context.Context, limit time.Duration) (ended bool) {
 	current, err := i.replication(ctx)
 	if err != nil || !current.configured() || current.receiver != "OFF" {
-		return
+		return false
 	}
 	rest, err := i.unapplied(ctx)
 	if err == nil && rest.IsEmpty() {
-		err = i.dropUnfinished(ctx, false) // the closing waits for it
+		err = i.dropUnfinished(ctx, limit)
 	}
-	if err != nil {
+	ended = errors.Is(err, ErrRollingBack)
+	if err != nil && !ended {
 		i.log.Warn("a transaction that was received in part may still lock the instance", zap.Error(err))
 	}
+	return ended
 }
 
 // waitsWithoutReplicas tells whether replicas may be cut off without releasing

@@ -79,6 +79,7 @@ const (
 	errAccessDenied       = 1045
 	errSyntax             = 1064
 	errNoSuchThread       = 1094
+	errNotOwner           = 1095
 	errTableFull          = 1114
 	errUnknownDatabase    = 1049
 	errTooManyConnections = 1040

@@ -219,7 +219,7 @@ func (i *Instance) retire(ctx context.Context) error {
 		if !rest.IsEmpty() {
 			return fmt.Errorf("%w: %s", ErrNotReplicated, rest)
 		}
-		if err := i.dropUnfinished(ctx, true); err != nil {
+		if err := i.dropUnfinished(ctx, rollbackLimit); err != nil {
 			return err
 		}
 		for _, statement := range []string{"STOP REPLICA FOR CHANNEL ''", "RESET REPLICA ALL FOR CHANNEL ''"} {
@@ -246,10 +246,10 @@ func (i *Instance) unapplied(ctx context.Context) (gtid.Set, error) {
 // which no more will come: the receiver is stopped, and what it had received
 // whole is executed. Told to stop, such an applier waits a minute for the rest
 // (SLAVE_WAIT_GROUP_DONE in the server's sql/rpl_replica.cc), and until then
-// its workers hold the row locks of what they have executed of it; killed, it
-// rolls that back. One that is not multi-threaded has no coordinator, and stops
-// at once.
-func (i *Instance) dropUnfinished(ctx context.Context, wait bool) error {
+// its workers hold the locks of what they have executed of it; killed, it rolls
+// that back. One that is not multi-threaded has no coordinator, and stops at
+// once. It returns when that is over, or ErrRollingBack after limit.
+func (i *Instance) dropUnfinished(ctx context.Context, limit time.Duration) error {
 	var thread uint64
 	var transaction string
 	err := i.command.QueryRowContext(ctx, `SELECT t.processlist_id, c.processing_transaction
@@ -262,43 +262,40 @@ func (i *Instance) dropUnfinished(ctx context.Context, wait bool) error {
 	if err != nil {
 		return fmt.Errorf("read the applier's transaction: %w", err)
 	}
-	switch err := i.endApplier(ctx, thread, wait); {
-	case err == nil:
-		i.log.Info("a transaction that was received in part is ended", zap.String("gtid", transaction))
-		return nil
-	case errors.Is(err, ErrRollingBack):
-		return fmt.Errorf("%w: %s", err, transaction)
-	default:
-		i.log.Warn("applier could not be ended in the middle of a transaction: what it has executed of it stays locked until it has stopped by itself",
+	err = i.endApplier(ctx, thread)
+	if isServerError(err, errAccessDenied, errNotOwner) {
+		i.log.Warn("applier could not be ended in the middle of a transaction, whose rows stay locked for a minute: run the statements of `interrex mysql grants`",
 			zap.String("gtid", transaction), zap.Error(err))
 		return nil
 	}
-}
-
-// rollbackLimit is how long Retire waits for an applier that it has ended: other
-// commands wait with it.
-const rollbackLimit = time.Second
-
-// endApplier kills a coordinator and waits, if it is to, until it has gone: told
-// to stop before, it would take the stop for the first, and wait.
-func (i *Instance) endApplier(ctx context.Context, thread uint64, wait bool) error {
-	conn, err := i.killer.Conn(ctx)
 	if err != nil {
-		return fmt.Errorf("log in as %s: %w", killerOf(i.cfg.User), err)
+		return fmt.Errorf("end the applier in the middle of %s: %w", transaction, err)
 	}
-	err = kill(ctx, conn, thread)
-	_ = conn.Close()
-	if err != nil || !wait {
-		return err
-	}
-	waiting, cancel := context.WithTimeout(ctx, rollbackLimit)
+	i.log.Info("applier ended in the middle of a transaction that was received in part, which rolls it back", zap.String("gtid", transaction))
+	// Told to stop before it has gone, it would take the stop for the first,
+	// and wait; told to start, it would take itself for running.
+	waiting, cancel := context.WithTimeout(ctx, limit)
 	defer cancel()
 	err = poll(waiting, func() (gone bool, err error) {
 		err = i.command.QueryRowContext(waiting, "SELECT COUNT(*) = 0 FROM performance_schema.threads WHERE processlist_id = ?", thread).Scan(&gone)
 		return gone, err
 	})
 	if err != nil && waiting.Err() != nil {
-		return ErrRollingBack
+		return fmt.Errorf("%w: %s", ErrRollingBack, transaction)
 	}
 	return err
+}
+
+// rollbackLimit is how long Retire waits for an applier that it has ended: other
+// commands wait with it.
+const rollbackLimit = time.Second
+
+// endApplier kills a coordinator.
+func (i *Instance) endApplier(ctx context.Context, thread uint64) error {
+	conn, err := i.killer.Conn(ctx)
+	if err != nil {
+		return fmt.Errorf("log in as %s: %w", killerOf(i.cfg.User), err)
+	}
+	defer conn.Close()
+	return kill(ctx, conn, thread)
 }

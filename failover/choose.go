@@ -128,6 +128,13 @@ func compareCandidates(a, b Frozen, s survey, p choosePolicy) int {
 			return d // what it lacks is lost
 		}
 	}
+	// One whose applier has stopped may have diverged, in what has come in part.
+	if aStopped, bStopped := a.ApplierError != "", b.ApplierError != ""; aStopped != bStopped {
+		if aStopped {
+			return 1
+		}
+		return -1
+	}
 	if d := cmp.Compare(s.work(a), s.work(b)); d != 0 {
 		return d
 	}
@@ -177,9 +184,9 @@ func unpromotable(f Frozen, s survey, p choosePolicy) string {
 	case f.Priority < 0:
 		return "its priority forbids promotion"
 	case f.ApplierError != "" && (f.Unapplied > 0 || p.kind == election.Switchover):
-		// With nothing left to apply it is of no matter, but where more is to
-		// come: Isolate leaves one where it ended an applier in the middle of
-		// what will never come.
+		// With nothing left to apply, and nothing to come, it is for when nobody
+		// else fits: Isolate leaves one where it ended an applier in the middle
+		// of what will never come.
 		return "its applier stopped: " + f.ApplierError
 	case p.kind != election.Switchover && !f.Received.Contains(s.union):
 		// A switchover's candidate is still receiving; catch up waits for it.

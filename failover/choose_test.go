@@ -54,6 +54,11 @@ func TestChooseCandidate(t *testing.T) {
 			want: "n2", followers: names{"n3"},
 		},
 		{
+			name: "and is for when nobody else fits", policy: failover, reg: register(1, "n2", "n3"),
+			seen: []Frozen{replica("n2", "1:1-9", priority(10), func(f *Frozen) { f.ApplierError = "error 1032" }), replica("n3", "1:1-9", unapplied("1:1-5"))},
+			want: "n3", followers: names{"n2"},
+		},
+		{
 			name: "an errant one never, however much it holds", policy: failover,
 			seen: []Frozen{replica("n2", "1:1-9"), replica("n3", "1:1-9"), replica("n4", "1:1-9,4:1", priority(9))},
 			want: "n2", followers: names{"n3"},

@@ -308,8 +308,12 @@ func (k *Keeper) retireSoon(epoch topology.Epoch) {
 			case try == 0:
 				k.log.Warn("former replication could not be removed yet; its receiver is stopped", zap.Error(err))
 			}
+			wait := retireAgain
+			if errors.Is(err, dbrepl.ErrGivenUp) || errors.Is(err, dbrepl.ErrOutcomeUnknown) {
+				wait = time.Minute // for which a stop may hang, and all commands of replication with it
+			}
 			select {
-			case <-time.After(retireAgain):
+			case <-time.After(wait):
 			case <-ctx.Done():
 			}
 		}

@@ -15,8 +15,9 @@ import (
 // ForcePreview is what a forced failover would mean now: the answer of
 // GET /api/v1/failover/force.
 type ForcePreview struct {
-	Cluster string         `json:"cluster"`
-	Epoch   topology.Epoch `json:"epoch"`
+	Cluster string `json:"cluster"`
+	// Epoch is the one that Primary was promoted in.
+	Epoch topology.Epoch `json:"epoch"`
 	// Primary is the recorded one, which would be given up; empty before there
 	// is one.
 	Primary topology.NodeName `json:"primary"`
@@ -68,7 +69,7 @@ func (s *Server) postForce(c *gin.Context) {
 	need("confirm", &req.Confirm)
 	need("by", &req.By)
 	if req.Epoch == 0 {
-		faults = append(faults, FieldFault{"epoch", "is needed: the cluster's, as the preview said"})
+		faults = append(faults, FieldFault{"epoch", "is needed: the primary's, as the preview said"})
 	}
 	if o.key != "" && !isToken(o.key, keyLength) {
 		faults = append(faults, FieldFault{headerIdempotency, fmt.Sprintf("must be 1 to %d letters, digits or . _ -", keyLength)})
