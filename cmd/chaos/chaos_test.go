@@ -3,9 +3,11 @@ package main
 import (
 	"bufio"
 	"bytes"
+	"context"
 	"encoding/json"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -121,6 +123,36 @@ func TestWithoutHostsItIsSaidAndTheRestGoesOn(t *testing.T) {
 	r.o.only = "isolate the primary's node"
 	r.kinds = nil
 	require.ErrorContains(t, r.chooseKinds(t.Context(), nil, nethost.ErrUnavailable), "no kind of fault is left")
+}
+
+// TestWhatDoesNotFitWaitsItsTurn: towards the end of a deck nothing in it may fit
+// beside the other fault.
+func TestWhatDoesNotFitWaitsItsTurn(t *testing.T) {
+	var struck []string
+	fits := false
+	busy := kind{name: "busy", strike: func(context.Context, *round) (*strike, error) {
+		if !fits {
+			return nil, errUnfit
+		}
+		struck = append(struck, "busy")
+		return nil, nil
+	}}
+	free := kind{name: "free", strike: func(context.Context, *round) (*strike, error) {
+		struck = append(struck, "free")
+		return nil, nil
+	}}
+	r := chaosRun{rng: rand.New(rand.NewPCG(1, 2)), kinds: []kind{busy, free}, deck: []kind{busy}}
+	_, err := r.strike(t.Context(), nil)
+	require.NoError(t, err)
+	fits = true
+	for range 2 {
+		_, err = r.strike(t.Context(), nil)
+		require.NoError(t, err)
+	}
+	require.Equal(t, []string{"free", "busy", "busy"}, struck)
+	r.kinds, r.deck, fits = []kind{busy}, nil, false
+	_, err = r.strike(t.Context(), nil)
+	require.ErrorContains(t, err, "no fault fits")
 }
 
 func TestFlaws(t *testing.T) {

@@ -268,16 +268,19 @@ func (r *chaosRun) serve(ctx context.Context) {
 // strike strikes the next fault of the deck that fits. A strike that failed
 // half-way comes with its error: it is to be healed all the same.
 func (r *chaosRun) strike(ctx context.Context, one *round) (*strike, error) {
+	unfit := 0
 	for range 10 * len(r.kinds) {
-		if len(r.deck) == 0 {
-			r.deck = slices.Clone(r.kinds)
-			r.rng.Shuffle(len(r.deck), func(i, j int) { r.deck[i], r.deck[j] = r.deck[j], r.deck[i] })
+		if unfit == len(r.deck) { // also when it is empty
+			fresh := slices.Clone(r.kinds)
+			r.rng.Shuffle(len(fresh), func(i, j int) { fresh[i], fresh[j] = fresh[j], fresh[i] })
+			r.deck, unfit = append(r.deck, fresh...), 0
 		}
 		k := r.deck[len(r.deck)-1]
 		r.deck = r.deck[:len(r.deck)-1]
 		s, err := k.strike(ctx, one)
 		if errors.Is(err, errUnfit) {
 			r.deck = slices.Insert(r.deck, 0, k)
+			unfit++
 			continue
 		}
 		if s != nil {
