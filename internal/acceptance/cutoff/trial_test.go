@@ -115,18 +115,20 @@ func (x *trial) promoted(t *testing.T, by string) (j api.Judgement) {
 }
 
 // failover waits for a failover as a node sees it, and for the next write. It
-// returns the evidence that it was made on.
-func (x *trial) failover(t *testing.T, by string, within time.Duration) api.Judgement {
+// returns the evidence of the verdict and that of the ledger, which may be of
+// seconds later, where leaders were lost: of a node that hears nobody, nobody is
+// heard any more by then.
+func (x *trial) failover(t *testing.T, by string, within time.Duration) (verdict, ledger api.Judgement) {
 	t.Helper()
-	j, took := x.failed(t, by)
-	t.Logf("declared after %v: %s", took.Round(time.Millisecond), j.Explanation)
+	verdict, took := x.failed(t, by)
+	t.Logf("declared after %v: %s", took.Round(time.Millisecond), verdict.Explanation)
 	require.Less(t, took, within)
-	j = x.promoted(t, by)
-	t.Logf("another primary after %v (%s)", time.Since(x.began).Round(time.Millisecond), j.Cause)
+	ledger = x.promoted(t, by)
+	t.Logf("another primary after %v (%s)", time.Since(x.began).Round(time.Millisecond), ledger.Cause)
 	x.steps(t, by)
 	before := x.load.Acknowledged()
 	await(t, "a write", func() (bool, string) { return x.load.Acknowledged() > before, "none is acknowledged" })
-	return j
+	return verdict, ledger
 }
 
 // steps logs how long each step of the last operation took.
