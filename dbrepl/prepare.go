@@ -84,8 +84,8 @@ func (i *Instance) Prepare(ctx context.Context) error {
 	return nil
 }
 
-// ownPrivileges are the rows of information_schema.user_privileges that are the
-// controller's own.
+// ownPrivileges are the rows of information_schema.user_privileges that are of the
+// account that asks.
 const ownPrivileges = `grantee = CONCAT("'", SUBSTRING_INDEX(CURRENT_USER(), '@', 1), "'@'", SUBSTRING_INDEX(CURRENT_USER(), '@', -1), "'")`
 
 // preparePrivileges names what the account lacks that db logs in with.
@@ -99,12 +99,12 @@ func preparePrivileges(ctx context.Context, db *sql.DB, user string, wanted []pr
 	for rows.Next() {
 		var name string
 		if err := rows.Scan(&name); err != nil {
-			return []error{fmt.Errorf("read own privileges: %w", err)}
+			return []error{fmt.Errorf("read the privileges of %s: %w", user, err)}
 		}
 		has[name] = true
 	}
 	if err := rows.Err(); err != nil {
-		return []error{fmt.Errorf("read own privileges: %w", err)}
+		return []error{fmt.Errorf("read the privileges of %s: %w", user, err)}
 	}
 	for _, p := range wanted {
 		if !has[p.name] {

@@ -193,9 +193,10 @@ func (i *Instance) OpenWrites(ctx context.Context, k int) error {
 // Retire ends an open primary's past as a replica: its replication
 // configuration is forgotten and it acknowledges for nobody. An instance that
 // has received what it has not executed is refused with ErrNotReplicated; what
-// it has received in part is rolled back. It takes some 10 ms, and the time of
-// that; it is best called after OpenWrites, and at once: until then, the rows of
-// what was received in part are locked.
+// it has received in part is rolled back; where that takes longer than a second
+// the error is ErrRollingBack, and it is to be called again. It takes some 10 ms
+// otherwise, and is best called after OpenWrites, and at once: until then, the
+// rows of what was received in part are locked.
 func (i *Instance) Retire(ctx context.Context) error {
 	if err := i.retire(ctx); err != nil {
 		return fmt.Errorf("retire replica: %w", err)

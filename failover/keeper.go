@@ -301,9 +301,8 @@ func (k *Keeper) retireSoon(epoch topology.Epoch) {
 	k.background(func(ctx context.Context) {
 		for try := range 60 {
 			err := k.retire(ctx, epoch)
-			var stale *StaleEpochError
 			switch {
-			case err == nil || errors.As(err, &stale) || ctx.Err() != nil:
+			case err == nil || errors.Is(err, ErrStaleEpoch) || ctx.Err() != nil:
 				return // done, or no longer the primary of that epoch
 			case try == 0:
 				k.log.Warn("former replication could not be removed yet; its receiver is stopped", zap.Error(err))
@@ -317,6 +316,7 @@ func (k *Keeper) retireSoon(epoch topology.Epoch) {
 			case <-ctx.Done():
 			}
 		}
+		k.log.Error("former replication could not be removed, and is not tried again before the agent restarts: STOP REPLICA; RESET REPLICA ALL")
 	})
 }
 

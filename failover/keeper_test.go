@@ -323,14 +323,21 @@ func TestKeeperIsolatesNobodyWithoutEtcd(t *testing.T) {
 	})
 }
 
+// succeeding is n2, recorded as the primary of epoch 6 after n1, which is dead.
+func succeeding(t *testing.T, c *cluster, k func(topology.NodeName) *Keeper) *server {
+	t.Helper()
+	n2 := c.server("n2")
+	c.server("n1").kill()
+	c.record(recordPrimary("n2", 6))
+	c.record(func(s *election.State) { s.Register = register(1, "n3") })
+	require.NoError(t, k("n3").Follow(t.Context(), followRequest(6, n2, true)))
+	return n2
+}
+
 func TestKeeperRetiresInItsTurn(t *testing.T) {
 	withKeepers(t, func(t *testing.T, c *cluster, k func(topology.NodeName) *Keeper) {
-		n2 := c.server("n2")
+		n2 := succeeding(t, c, k)
 		c.agents["n2"].keeper.life = t.Context()
-		c.server("n1").kill()
-		c.record(recordPrimary("n2", 6))
-		c.record(func(s *election.State) { s.Register = register(1, "n3") })
-		require.NoError(t, k("n3").Follow(t.Context(), followRequest(6, n2, true)))
 		// The server stands still right after opening, and a higher epoch comes.
 		c.agents["n2"].keeper.inst = hangsAfterOpening{n2}
 		go func() { _, _ = k("n2").Promote(t.Context(), PromoteRequest{Epoch: 6, K: 1, Limit: time.Second}) }()
@@ -348,12 +355,8 @@ func TestKeeperRetiresInItsTurn(t *testing.T) {
 // TestKeeperRetiresOnceARollbackIsOver: other commands get their turn meanwhile.
 func TestKeeperRetiresOnceARollbackIsOver(t *testing.T) {
 	withKeepers(t, func(t *testing.T, c *cluster, k func(topology.NodeName) *Keeper) {
-		n2 := c.server("n2")
+		n2 := succeeding(t, c, k)
 		c.agents["n2"].keeper.life = t.Context()
-		c.server("n1").kill()
-		c.record(recordPrimary("n2", 6))
-		c.record(func(s *election.State) { s.Register = register(1, "n3") })
-		require.NoError(t, k("n3").Follow(t.Context(), followRequest(6, n2, true)))
 		c.agents["n2"].keeper.inst = &rollsBack{server: n2, left: 3}
 		_, err := k("n2").Promote(t.Context(), PromoteRequest{Epoch: 6, K: 1, Limit: time.Second})
 		require.NoError(t, err)
@@ -368,11 +371,7 @@ func TestKeeperRetiresOnceARollbackIsOver(t *testing.T) {
 // what an operator sets up later is left alone.
 func TestKeeperRetiresWhatAnotherPromoted(t *testing.T) {
 	withKeepers(t, func(t *testing.T, c *cluster, k func(topology.NodeName) *Keeper) {
-		n2 := c.server("n2")
-		c.server("n1").kill()
-		c.record(recordPrimary("n2", 6))
-		c.record(func(s *election.State) { s.Register = register(1, "n3") })
-		require.NoError(t, k("n3").Follow(t.Context(), followRequest(6, n2, true)))
+		n2 := succeeding(t, c, k)
 		_, err := k("n2").Freeze(t.Context(), FreezeRequest{Epoch: 6})
 		require.NoError(t, err)
 		_, err = k("n2").Promote(t.Context(), PromoteRequest{Epoch: 6, K: 1, Limit: time.Second})

@@ -162,7 +162,11 @@ func showForce(ctx context.Context, s screen, client *apiClient, output string) 
 func printForcePreview(s screen, p api.ForcePreview) {
 	b := p.Bound
 	s.field("cluster", s.bold(p.Cluster))
-	s.field("primary", fmt.Sprintf("%s, of epoch %d", orDash(string(p.Primary)), p.Epoch))
+	primary := orDash(string(p.Primary))
+	if p.Primary != "" {
+		primary += fmt.Sprintf(", of epoch %d", p.Epoch)
+	}
+	s.field("primary", primary)
 	if b.Needs != "" {
 		s.field("no loss", "if it comes back: "+b.Needs)
 	}
