@@ -275,6 +275,16 @@ func TestMembersAndReports(t *testing.T) {
 	one, err := a.Report(ctx, 2)
 	require.NoError(t, err)
 	require.Equal(t, "2", string(one))
+
+	// The oldest make room.
+	require.NoError(t, a.SaveReport(ctx, LedgerKept+9, []byte("new")))
+	for _, epoch := range []topology.Epoch{2, 9} {
+		_, err = a.Report(ctx, epoch)
+		require.ErrorIs(t, err, ErrNotFound)
+	}
+	all, err := a.Reports(ctx, 100)
+	require.NoError(t, err)
+	require.Equal(t, [][]byte{[]byte("new"), []byte("100"), []byte("10 completed")}, all)
 }
 
 func TestSubscribersWake(t *testing.T) {

@@ -13,11 +13,20 @@ import (
 	"interrex/internal/topology"
 )
 
-// SaveReport writes the ledger entry of an epoch, in place of an earlier one.
-// Any member may. Errors: ErrUnreachable (it is not, or not surely, written:
-// call again).
+// LedgerKept is how many epochs the ledger goes back at most. An entry takes some
+// kilobytes, and etcd's space must not run out over a primary that is resumed in
+// vain for days.
+const LedgerKept = 10_000
+
+// SaveReport writes the ledger entry of an epoch, in place of an earlier one, and
+// drops those that are LedgerKept epochs older. Any member may. Errors:
+// ErrUnreachable (it is not, or not surely, written: call again).
 func (c *Client) SaveReport(ctx context.Context, epoch topology.Epoch, report []byte) error {
-	if err := c.replace(ctx, c.keys.report(epoch), report); err != nil {
+	var drop []clientv3.Op
+	if epoch > LedgerKept {
+		drop = []clientv3.Op{clientv3.OpDelete(c.keys.report(0), clientv3.WithRange(c.keys.report(epoch-LedgerKept+1)))}
+	}
+	if err := c.replace(ctx, c.keys.report(epoch), report, drop...); err != nil {
 		return fmt.Errorf("save report of epoch %d: %w", epoch, err)
 	}
 	return nil
@@ -66,8 +75,8 @@ func (c *Client) get(ctx context.Context, key string, options ...clientv3.OpOpti
 
 // replace gives key a value whatever it had. It compares the revision it saw
 // all the same, so that a request delayed on its way cannot bring the value
-// back after a later one.
-func (c *Client) replace(ctx context.Context, key string, value []byte) error {
+// back after a later one. The other operations are done with it.
+func (c *Client) replace(ctx context.Context, key string, value []byte, with ...clientv3.Op) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.SettleTimeout)
 	defer cancel()
 	kvs, err := c.get(ctx, key)
@@ -85,7 +94,7 @@ func (c *Client) replace(ctx context.Context, key string, value []byte) error {
 		answer, err := call(ctx, c.pool, func(ctx context.Context, client Etcd) (*clientv3.TxnResponse, error) {
 			return client.Txn(ctx).
 				If(clientv3.Compare(clientv3.ModRevision(key), "=", seen)).
-				Then(clientv3.OpPut(key, string(value))).
+				Then(append([]clientv3.Op{clientv3.OpPut(key, string(value))}, with...)...).
 				Else(clientv3.OpGet(key)).
 				Commit()
 		})
