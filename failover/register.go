@@ -37,7 +37,7 @@ func nextRegister(s *election.State, plan Plan, up caughtUp) (election.Register,
 		k = max(plan.Acks, min(k, len(ackers)))
 	}
 	reg := election.Register{K: k}
-	if plan.From == candidate {
+	if plan.From == candidate && !plan.Past {
 		reg = sameRegister(s.Register, ackers, k)
 	} else {
 		reg.Ackers = ackersAmong(ackers, up.survey, plan, k)
@@ -97,12 +97,13 @@ func order(sources map[topology.NodeName]topology.NodeName, node, primary topolo
 
 // sameRegister is the register of a primary that stays: nobody leaves it, and k
 // does not rise, as the primary may be answering commits by the old one. If too
-// few of it are there to acknowledge, all that are there join it.
+// few of it are there to acknowledge, all that are there join it: also one that is
+// kept out, which counts in every revocation as long as it is in the register.
 func sameRegister(old election.Register, followers []Frozen, k int) election.Register {
 	reg := election.Register{K: min(old.K, k), Ackers: slices.Clone(old.Ackers), Shut: slices.Clone(old.Shut)}
 	there := 0
 	for _, f := range followers {
-		if old.Has(f.Node) {
+		if old.Has(f.Node) && !old.IsShut(f.Node) {
 			there++
 		}
 	}

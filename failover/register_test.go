@@ -53,6 +53,12 @@ func TestNextRegister(t *testing.T) {
 			want: register(1, "n1", "n3"), sources: sources{"n1": "n2", "n3": anyPrimary},
 		},
 		{
+			name: "the same primary lets in who is kept out, where nobody else is left", kind: election.Resume, to: "n1",
+			seen: []Frozen{replica("n1", "1:1-9"), replica("n3", "1:1-9")},
+			reg:  election.Register{K: 1, Ackers: []topology.NodeName{"n2", "n3"}, Shut: []topology.NodeName{"n3"}}, before: sources{"n2": "n1", "n3": "n1"},
+			want: election.Register{K: 1, Ackers: []topology.NodeName{"n2", "n3"}, Shut: []topology.NodeName{}}, sources: sources{"n2": "n1", "n3": "n1"},
+		},
+		{
 			name: "the same primary keeps its register, reached or not", kind: election.Resume, to: "n1",
 			seen: []Frozen{replica("n1", "1:1-9"), replica("n2", "1:1-9"), replica("n4", "1:1-9")},
 			reg:  register(1, "n2", "n3"), before: sources{"n2": "n1", "n3": "n1"},
