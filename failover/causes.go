@@ -5,6 +5,7 @@ package failover
 const (
 	causeProcessExited = "process_exited"
 	causeMemberGone    = "member_gone"
+	causeClosed        = "closed"
 )
 
 // causeWords says of the cause of a verdict what it means and where to look, in

@@ -127,6 +127,12 @@ func compareCandidates(a, b Frozen, s survey, p choosePolicy) int {
 		if d := cmp.Compare(s.beyond(a).Count(), s.beyond(b).Count()); d != 0 {
 			return d // what it lacks is lost
 		}
+		if a.Closed != b.Closed { // clients may be writing to it
+			if a.Closed {
+				return 1
+			}
+			return -1
+		}
 	}
 	// One whose applier has stopped may have diverged, in what has come in part.
 	if aStopped, bStopped := a.ApplierError != "", b.ApplierError != ""; aStopped != bStopped {

@@ -69,6 +69,11 @@ type Controller struct {
 	failures int       // operations in a row that ended without a primary
 	notUntil time.Time // when the next may be tried
 	placeAt  time.Time // when leaderships are looked at next
+
+	// unresumed counts the attempts in a row to open the recorded primary again
+	// that failed, the last one with lastResume.
+	unresumed  int
+	lastResume error
 }
 
 // tidyPass is one pass over the instances in quiet times. It runs beside the
@@ -153,13 +158,13 @@ func (c *Controller) turn(ctx context.Context, tidy bool) {
 		return
 	}
 	if !run {
-		if tidy && v.State.Primary != nil && v.State.Operation == nil {
+		if tidy && v.State.Primary != nil && v.State.Operation == nil && outdated(v) == "" {
 			c.beginTidying(ctx, v)
 		}
 		return
 	}
 	c.endTidying()
-	if due == election.Resume {
+	if due == election.Resume || lostOwn(v) != "" {
 		// The view may be older than the record: a primary that has just
 		// opened must not be taken for a closed one.
 		v = c.cfg.Watcher.Refresh(ctx, v.State.Primary.Node)
@@ -216,15 +221,23 @@ func (c *Controller) attempt(ctx context.Context, v View, kind election.Kind, ca
 	if !v.EtcdReachable {
 		return fmt.Errorf("%s is due: %w", kind, election.ErrUnreachable)
 	}
-	if kind == election.Failover {
-		for _, g := range decideGates(v, c.cfg.Policy, "") {
-			if g.Operation == kind && !g.Open && (g.Name == gateRevocable || g.Name == gateCandidate) {
-				c.backOff()
-				return fmt.Errorf("%s is due and would not succeed: %w", kind, &GateError{g})
-			}
-		}
+	if why := unresumable(v, c.cfg.Policy, c.unresumed, c.lastResume); kind == election.Resume && why != "" {
+		kind, cause = election.Failover, why
 	}
-	if _, err := c.operate(ctx, c.plan(v, kind, cause, "")); err != nil {
+	plan := c.plan(v, kind, cause, "")
+	if err := foreseen(v, c.cfg.Policy, plan); err != nil {
+		c.backOff()
+		return fmt.Errorf("%s is due and would not succeed: %w", kind, err)
+	}
+	report, err := c.operate(ctx, plan)
+	switch {
+	case err == nil || kind != election.Resume:
+		c.unresumed = 0
+	case report.Outcome == Failure && !errors.Is(err, election.ErrUnreachable) && !errors.Is(err, election.ErrOutcomeUnknown):
+		c.unresumed++
+		c.lastResume = err
+	}
+	if err != nil {
 		c.backOff()
 		return err
 	}

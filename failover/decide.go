@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strings"
@@ -79,6 +80,10 @@ const (
 	gateGrace     = "restart_grace_over"
 )
 
+// GateCurrent is closed when members have seen a newer epoch than etcd has: it was
+// put back to an older state.
+const GateCurrent = "record_current"
+
 // GateFlapping is closed when failovers have followed one another for too often:
 // automation has stopped and waits for an operator.
 const GateFlapping = "not_flapping"
@@ -93,18 +98,25 @@ func decideOperation(v View, p Policy) (kind election.Kind, cause string, run bo
 		}
 		return election.Bootstrap, "the cluster has no primary yet", true
 	}
+	if outdated(v) != "" {
+		return "", "", false
+	}
 	failed := v.Primary.Verdict == topology.Failed
 	primary, reachable := v.Nodes[s.Primary.Node]
 	answers := reachable && primary.Instance != nil && primary.Instance.ServerUUID == s.Primary.ServerUUID
 	automatic := p.Automatic && s.Paused == nil
 	may := automatic && heldByUnrest(v, p) == nil
+	abandoned, forgot := left(v), lostOwn(v)
 	switch {
 	case failed && !answers && (unfinished(s) || may):
 		// An unfinished operation is finished also while paused or flapping:
 		// neither ever leaves the cluster without a primary.
 		return election.Failover, v.Primary.Explanation, true
-	case abandoned(v):
-		return election.Failover, fmt.Sprintf("%s, and the agent of %s is gone", unfinishedCause(s), s.Primary.Node), true
+	case abandoned != "" && (unfinished(s) || may):
+		return election.Failover, abandoned, true
+	case forgot != "":
+		// Never opened again, whoever may decide (I1).
+		return election.Failover, forgot, unfinished(s) || may
 	case unfinished(s) && answers && !(failed && may):
 		// One that answers and is failed all the same (its disk is full, or only
 		// its own agent reaches it) cannot be resumed.
@@ -129,13 +141,6 @@ func decideOperation(v View, p Policy) (kind election.Kind, cause string, run bo
 // primary.
 func unfinished(s election.State) bool {
 	return s.Operation != nil || s.Epoch > s.Primary.Epoch || s.Primary.Phase != election.Open
-}
-
-// abandoned tells whether the recorded primary is closed and nobody is there to
-// open it: its server may be well, its agent is gone.
-func abandoned(v View) bool {
-	_, reachable := v.Nodes[v.State.Primary.Node]
-	return unfinished(v.State) && !reachable && v.AgentGone
 }
 
 func unfinishedCause(s election.State) string {
@@ -217,6 +222,9 @@ func decideGates(v View, p Policy, to topology.NodeName) []Gate {
 		if op == Force {
 			break // one that its leader left cannot go on without the proof either
 		}
+		why := outdated(v)
+		add(op, GateCurrent, why == "", "nobody has seen a newer epoch than etcd has",
+			why+". Nothing is done by itself: once the right etcd is there, `interrex failover --force` begins a new epoch with whoever has the most")
 		add(op, gateIdle, s.Operation == nil, "no operation is in flight", inFlight(s))
 	}
 	decideFailoverGates(v, p, add)
@@ -254,11 +262,9 @@ func decideFailoverGates(v View, p Policy, add addGate) {
 	for _, g := range unrestGates(v, p) {
 		add(election.Failover, g.Name, g.Open, g.Reason, g.Reason)
 	}
-	failed := v.Primary.Explanation
-	if abandoned(v) {
-		failed = fmt.Sprintf("%s is not open, and its agent is gone", s.Primary.Node)
-	}
-	add(election.Failover, gateFailed, v.Primary.Verdict == topology.Failed || abandoned(v), failed, failed)
+	failed := cmp.Or(left(v), lostOwn(v))
+	add(election.Failover, gateFailed, v.Primary.Verdict == topology.Failed || failed != "",
+		cmp.Or(failed, v.Primary.Explanation), v.Primary.Explanation)
 	sv := withoutOld(expectedSurvey(v), *s.Primary)
 	add(election.Failover, gateRevocable, sv.proven(), sv.summary(canBeFrozen), "no promotion possible: "+sv.summary(canBeFrozen)+"; waiting for "+missingFor(sv, s.Register, s.Primary.Node))
 	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Failover, from: s.Primary.Node, minFollowers: p.minAcks(), policy: p})

@@ -237,8 +237,16 @@ func (d fakeDetector) Judge(name topology.NodeName) Judgement {
 	d.c.fleet.mu.Lock()
 	defer d.c.fleet.mu.Unlock()
 	j := Judgement{Subject: name, Verdict: topology.Healthy, Explanation: "it answers", At: time.Now()}
-	if accused {
+	switch s := d.c.fleet.servers[name]; {
+	case accused:
 		j.Votes = []Vote{{Observer: "n3", Kind: "silent_host", Against: true}}
+	case s.alive() && s.superRO && cut: // what the others see, while nobody hears its agent
+		j.Needed = len(d.c.agents)/2 + 1
+		for n := range d.c.agents {
+			if n != name {
+				j.Votes = append(j.Votes, Vote{Observer: n, Kind: causeClosed, For: true})
+			}
+		}
 	}
 	if judged || !d.c.fleet.servers[name].alive() {
 		j.Verdict, j.Explanation, j.Cause = topology.Failed, "it does not answer", "process exited"

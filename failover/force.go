@@ -88,6 +88,7 @@ func (c *Controller) force(ctx context.Context, o ForceOrder) (Report, error) {
 	p := c.plan(v, election.Failover, fmt.Sprintf("forced by %s, who accepted what may be lost (%s)", o.By, now.Bound.Confirm), "")
 	p.Force = &forcing{by: o.By, at: time.Now().UTC(), bound: now.Bound, reported: reportedCommits(v)}
 	p.Acks = 0 // whoever is left: with nobody to acknowledge, the record says so (I4)
+	p.Past = outdated(v) != ""
 	return c.operate(ctx, p)
 }
 
@@ -162,6 +163,12 @@ func decideForceGates(v View, add addGate) {
 	down := v.Primary.Verdict != topology.Healthy
 	if reachable && n.Instance != nil {
 		down, why = false, fmt.Sprintf("%s answers: use a switchover, or wait", s.Primary.Node)
+	}
+	switch past, abandoned := outdated(v), left(v); {
+	case past != "":
+		down, why = true, past
+	case abandoned != "":
+		down, why = true, abandoned
 	}
 	add(Force, gateFailed, down, why, why)
 	b := boundLoss(v)

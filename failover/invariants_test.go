@@ -131,11 +131,15 @@ func TestInvariant_I4_NothingDegradesByTime(t *testing.T) {
 	})
 }
 
-// E8: etcd comes back from a backup that knows less than the nodes.
+// E8: etcd comes back from a backup that knows less than the nodes. Whoever
+// serves goes on, nobody acts on what is past, and a new epoch takes an
+// operator's word: above all that were ever seen.
 func TestInvariant_I5_EpochNeverGoesBack(t *testing.T) {
 	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		stop := c.clients()
+		defer stop()
 		backup := c.state()
-		for _, to := range []topology.NodeName{"n2", "n3", "n1"} {
+		for _, to := range []topology.NodeName{"n2", "n3", "n2"} {
 			_, err := c.agents["a1"].control.Switchover(t.Context(), to)
 			require.NoError(t, err)
 			c.check()
@@ -146,15 +150,60 @@ func TestInvariant_I5_EpochNeverGoesBack(t *testing.T) {
 		c.store.mu.Lock()
 		c.store.history = nil
 		c.store.mu.Unlock()
-		err := c.agents["n2"].keeper.Follow(t.Context(), followRequest(2, c.server("n1"), true))
+		err := c.agents["n3"].keeper.Follow(t.Context(), followRequest(2, c.server("n1"), true))
 		require.ErrorIs(t, err, ErrStaleEpoch)
-		c.server("n1").kill()
-		c.eventually("a failover", func() bool { return c.state().Primary.Node != "n1" && c.settled() })
+		_, err = c.agents["a1"].control.Switchover(t.Context(), "n3")
+		var refused *GateError
+		require.ErrorAs(t, err, &refused)
+		require.Equal(t, GateCurrent, refused.Gate.Name)
+
+		time.Sleep(time.Minute)
+		require.Equal(t, []topology.NodeName{"n2"}, c.writable(), "who serves goes on")
+		require.NoError(t, c.commitBy("n2", time.Second), "and so do those that acknowledge")
+		require.Equal(t, backup, c.state(), "nobody acts on a record that is past")
+
+		c.server("n2").kill()
+		time.Sleep(time.Minute)
+		require.Empty(t, c.writable())
+		require.Equal(t, backup, c.state())
+		require.Equal(t, GateCurrent, closedGate(c.agents["a1"].control.Gates(), election.Failover).Name)
+		o := c.forceOrder()
+		require.Equal(t, Unbounded, o.Confirm, "nothing in the record bounds a loss")
+		r, err := c.force(o)
+		require.NoError(t, err)
+		require.Greater(t, r.Epoch, topology.Epoch(4))
+		require.True(t, r.Forced.Lossy)
+		require.Nil(t, r.RPO.LostCommits, "the register proves nothing: it is past, too")
+		c.server("n2").start(false)
+		c.eventually("lossless", func() bool { return c.settled() && c.state().Degraded == nil })
+		require.Empty(t, c.acked().Minus(c.server(c.state().Primary.Node).executed).String())
 		c.store.mu.Lock()
 		defer c.store.mu.Unlock()
 		for _, s := range c.store.history {
 			require.True(t, s.Epoch == backup.Epoch || s.Epoch > 4, "epoch %d is issued twice", s.Epoch)
 		}
+	})
+}
+
+// The same, where the primary that serves is to go on: it is closed for no
+// longer than the operation takes, and no member's own transactions are lost.
+func TestForcedEpochAfterARestoredEtcd(t *testing.T) {
+	withCluster(t, 3, func(t *testing.T, c *cluster) {
+		backup := c.state()
+		_, err := c.agents["a1"].control.Switchover(t.Context(), "n2")
+		require.NoError(t, err)
+		c.check()
+		time.Sleep(2 * time.Second)
+		c.record(func(s *election.State) { *s = copyOf(backup) })
+		require.NoError(t, c.commitBy("n2", time.Second))
+		time.Sleep(time.Second)
+		r, err := c.force(c.forceOrder())
+		require.NoError(t, err)
+		require.Equal(t, topology.NodeName("n2"), r.To, "of those that have as much, who is open")
+		c.eventually("lossless", func() bool { return c.settled() && c.state().Degraded == nil && len(c.state().Register.Ackers) == 2 })
+		c.server("n2").kill()
+		c.eventually("a failover as usual", func() bool { return c.settled() && c.state().Primary.Node != "n2" })
+		require.Empty(t, c.acked().Minus(c.server(c.state().Primary.Node).executed).String())
 	})
 }
 

@@ -63,8 +63,11 @@ type LossBound struct {
 func reportedCommits(v View) gtid.Set {
 	p := v.State.Primary
 	all := p.Base
+	past := outdated(v) != ""
 	for node, s := range v.Sighted {
 		switch {
+		case past: // whose history it is, nobody knows
+			all = all.Union(s.Has)
 		case s.Epoch != p.Epoch:
 		case node == p.Node && s.ServerUUID == p.ServerUUID:
 			all = all.Union(s.Has)
@@ -79,8 +82,15 @@ func reportedCommits(v View) gtid.Set {
 // boundLoss says what a failover would lose now, if it were forced. It is pure.
 func boundLoss(v View) LossBound {
 	p := *v.State.Primary
-	sv := withoutOld(expectedSurvey(v), p)
-	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Failover, from: p.Node, forced: true})
+	past := outdated(v)
+	sv := expectedSurvey(v)
+	from := p.Node
+	if past == "" {
+		sv = withoutOld(sv, p)
+	} else {
+		sv, from = unbelieved(sv), ""
+	}
+	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Failover, from: from, forced: true})
 	b := LossBound{Proven: sv.proven(), Candidate: c.Node, Ended: v.Primary.provenDead()}
 	if seen := v.Sighted[p.Node]; seen.Epoch == p.Epoch && seen.ServerUUID == p.ServerUUID {
 		b.LastTold = &seen.At
@@ -93,6 +103,13 @@ func boundLoss(v View) LossBound {
 	b.Confirm = strconv.FormatUint(b.Count, 10)
 	if !b.Proven && (b.LastTold == nil || !b.Ended) {
 		b.Confirm = Unbounded
+	}
+	if past != "" {
+		b.LastTold, b.Ended, b.Needs, b.Confirm = nil, false, "an etcd that has the newest record", Unbounded
+		if err == nil {
+			b.Statement = fmt.Sprintf("%s: not known. %d commits that members told of are not on %s; %s", Unbounded, b.Count, b.Candidate, past)
+			return b
+		}
 	}
 	b.Statement = b.state(p.Node, err)
 	return b

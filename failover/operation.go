@@ -45,6 +45,9 @@ type Plan struct {
 	Ahead []topology.NodeName
 	// Force: an operator accepted that acknowledged commits may be lost.
 	Force *forcing
+	// Past: the record is older than what members have seen; nothing in it proves
+	// anything.
+	Past bool
 }
 
 // Limits bound the steps of an operation.
@@ -148,9 +151,13 @@ func (o *operation) choosePolicy() choosePolicy {
 			instances++
 		}
 	}
+	from := o.plan.From
+	if o.plan.Past {
+		from = "" // who is the primary is not known
+	}
 	return choosePolicy{
 		instances: instances,
-		kind:      o.plan.Kind, to: o.plan.To, from: o.plan.From, minFollowers: o.plan.Acks, policy: o.plan.Policy, forced: o.plan.Force != nil,
+		kind:      o.plan.Kind, to: o.plan.To, from: from, minFollowers: o.plan.Acks, policy: o.plan.Policy, forced: o.plan.Force != nil,
 		ailing: func(n topology.NodeName) bool {
 			// By the count: time-outs of others are no verdict where the own agent is answered.
 			j := o.det.Judge(n)

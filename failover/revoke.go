@@ -131,7 +131,7 @@ func (o *operation) gather(answers <-chan answer, dispensable topology.NodeName,
 		select {
 		case a, ok := <-answers:
 			if !ok {
-				return surveyOf(seen, errs, o.plan.Old, o.plan.Register)
+				return o.surveyOf(seen, errs)
 			}
 			if a.err != nil {
 				errs[a.node] = a.err.Error()
@@ -139,11 +139,11 @@ func (o *operation) gather(answers <-chan answer, dispensable topology.NodeName,
 				seen = append(seen, a.frozen)
 			}
 			delete(pending, a.node)
-			if !enough(surveyOf(seen, errs, o.plan.Old, o.plan.Register)) {
+			if !enough(o.surveyOf(seen, errs)) {
 				continue
 			}
 			if len(pending) == 0 {
-				return surveyOf(seen, errs, o.plan.Old, o.plan.Register)
+				return o.surveyOf(seen, errs)
 			}
 			if grace == nil {
 				wait := graceForOthers
@@ -155,9 +155,18 @@ func (o *operation) gather(answers <-chan answer, dispensable topology.NodeName,
 				grace = t.C
 			}
 		case <-grace:
-			return surveyOf(seen, errs, o.plan.Old, o.plan.Register)
+			return o.surveyOf(seen, errs)
 		}
 	}
+}
+
+// surveyOf judges answers by the record, if that can be believed.
+func (o *operation) surveyOf(seen []Frozen, errs map[topology.NodeName]string) survey {
+	s := surveyOf(seen, errs, o.plan.Old, o.plan.Register)
+	if o.plan.Past {
+		s = unbelieved(s)
+	}
+	return s
 }
 
 // drain closes the living primary of a switchover: running transactions end
@@ -226,6 +235,10 @@ func (o *operation) look(ctx context.Context, epoch topology.Epoch) (survey, err
 	}
 	if why := changedOf(sv.seen[i], *o.plan.Old); why != "" {
 		return sv, fmt.Errorf("%w: primary %s: %s", ErrNoProof, from, why)
+	}
+	// Of one that serves, the others are told more while they are asked.
+	if lost, by := forgotten(sv.seen[i], sv.seen); by != "" && sv.seen[i].Closed {
+		return sv, fmt.Errorf("%w: primary %s: %s", ErrNoProof, from, forgottenText(lost, by))
 	}
 	sv.union = sv.seen[i].Executed
 	return sv, nil

@@ -152,6 +152,13 @@ func surveyOf(answers []Frozen, errs map[topology.NodeName]string, old *election
 		s.union = s.union.Union(f.Received)
 	}
 	slices.Sort(s.counted)
+	if i := slices.IndexFunc(answers, func(f Frozen) bool { return old != nil && f.Node == old.Node }); i >= 0 && s.oldClosed {
+		// Closed as it is: it does not know any more all that it acknowledged.
+		if lost, by := forgotten(answers[i], answers); by != "" {
+			s.oldClosed = false
+			s.silent[old.Node] = forgottenText(lost, by)
+		}
+	}
 	return s
 }
 
@@ -160,6 +167,14 @@ func surveyOf(answers []Frozen, errs map[topology.NodeName]string, old *election
 // frozen, or the old primary itself is closed.
 func (s survey) proven() bool {
 	return s.oldClosed || len(s.counted) >= s.needed
+}
+
+// unbelieved is the survey without what an outdated record says: nobody's answer
+// proves anything, and whose commits are in doubt, or errant, is not known.
+func unbelieved(s survey) survey {
+	s.counted, s.oldClosed, s.union, s.oldUUID = nil, false, gtid.Set{}, ""
+	s.needed = max(s.needed, 1)
+	return s
 }
 
 // beyond is what anybody seen has received and f has not.

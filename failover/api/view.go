@@ -127,8 +127,11 @@ func weaknesses(c Cluster, v failover.View, hungry bool) []string {
 		add("paused by %s: %s", c.Paused.By, c.Paused.Reason)
 	}
 	for _, g := range c.GatesClosed {
-		if g.Name == failover.GateFlapping {
+		switch {
+		case g.Name == failover.GateFlapping:
 			add("automatic failover has stopped: %s", g.Reason)
+		case g.Name == failover.GateCurrent && g.Operation == election.Failover:
+			add("no promotion possible: %s", g.Reason)
 		}
 	}
 	if c.Primary != nil && !c.Durability.Lossless {
