@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/stretchr/testify/require"
+	clientv3 "go.etcd.io/etcd/client/v3"
 	"go.uber.org/zap"
 
 	"interrex/election/embedded/etcdtest"
@@ -277,14 +278,24 @@ func TestMembersAndReports(t *testing.T) {
 	require.Equal(t, "2", string(one))
 
 	// The oldest make room.
-	require.NoError(t, a.SaveReport(ctx, LedgerKept+9, []byte("new")))
-	for _, epoch := range []topology.Epoch{2, 9} {
-		_, err = a.Report(ctx, epoch)
-		require.ErrorIs(t, err, ErrNotFound)
+	var ops []clientv3.Op
+	for epoch := topology.Epoch(101); epoch < 101+LedgerKept; epoch++ {
+		if ops = append(ops, clientv3.OpPut(a.keys.report(epoch), "x")); len(ops) == 100 {
+			_, err = rawClient(t, etcd.Endpoints()...).Txn(ctx).Then(ops...).Commit()
+			require.NoError(t, err)
+			ops = nil
+		}
 	}
-	all, err := a.Reports(ctx, 100)
+	require.Empty(t, ops)
+	require.NoError(t, a.SaveReport(ctx, 1_000_000, []byte("after a leap")))
+	all, err := a.Reports(ctx, 2*LedgerKept)
 	require.NoError(t, err)
-	require.Equal(t, [][]byte{[]byte("new"), []byte("100"), []byte("10 completed")}, all)
+	require.Len(t, all, LedgerKept)
+	require.Equal(t, "after a leap", string(all[0]))
+	_, err = a.Report(ctx, 101)
+	require.ErrorIs(t, err, ErrNotFound)
+	_, err = a.Report(ctx, 102)
+	require.NoError(t, err)
 }
 
 func TestSubscribersWake(t *testing.T) {

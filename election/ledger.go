@@ -13,23 +13,37 @@ import (
 	"interrex/internal/topology"
 )
 
-// LedgerKept is how many epochs the ledger goes back at most. An entry takes some
-// kilobytes, and etcd's space must not run out over a primary that is resumed in
-// vain for days.
-const LedgerKept = 10_000
+// LedgerKept is how many entries the ledger has at most, or a hundred more. One
+// takes some kilobytes, and etcd's space must not run out over a primary that is
+// resumed in vain for days.
+const LedgerKept = 2_000
 
-// SaveReport writes the ledger entry of an epoch, in place of an earlier one, and
-// drops those that are LedgerKept epochs older. Any member may. Errors:
-// ErrUnreachable (it is not, or not surely, written: call again).
+// SaveReport writes the ledger entry of an epoch, in place of an earlier one; the
+// oldest make room. Any member may. Errors: ErrUnreachable (it is not, or not
+// surely, written: call again).
 func (c *Client) SaveReport(ctx context.Context, epoch topology.Epoch, report []byte) error {
-	var drop []clientv3.Op
-	if epoch > LedgerKept {
-		drop = []clientv3.Op{clientv3.OpDelete(c.keys.report(0), clientv3.WithRange(c.keys.report(epoch-LedgerKept+1)))}
-	}
-	if err := c.replace(ctx, c.keys.report(epoch), report, drop...); err != nil {
+	if err := c.replace(ctx, c.keys.report(epoch), report); err != nil {
 		return fmt.Errorf("save report of epoch %d: %w", epoch, err)
 	}
+	if epoch%100 == 0 {
+		_ = c.trim(ctx) // the entry is written; the next hundredth has it tried again
+	}
 	return nil
+}
+
+// trim drops the oldest entries beyond LedgerKept.
+func (c *Client) trim(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.SettleTimeout)
+	defer cancel()
+	kvs, err := c.get(ctx, c.keys.ledger, clientv3.WithPrefix(), clientv3.WithKeysOnly(),
+		clientv3.WithSort(clientv3.SortByKey, clientv3.SortDescend), clientv3.WithLimit(LedgerKept))
+	if err != nil || len(kvs) < LedgerKept {
+		return err
+	}
+	_, err = call(ctx, c.pool, func(ctx context.Context, client Etcd) (*clientv3.TxnResponse, error) {
+		return client.Txn(ctx).Then(clientv3.OpDelete(c.keys.report(0), clientv3.WithRange(string(kvs[len(kvs)-1].Key)))).Commit()
+	})
+	return err
 }
 
 // Report reads the ledger entry of an epoch. Errors: ErrNotFound,
@@ -75,8 +89,8 @@ func (c *Client) get(ctx context.Context, key string, options ...clientv3.OpOpti
 
 // replace gives key a value whatever it had. It compares the revision it saw
 // all the same, so that a request delayed on its way cannot bring the value
-// back after a later one. The other operations are done with it.
-func (c *Client) replace(ctx context.Context, key string, value []byte, with ...clientv3.Op) error {
+// back after a later one.
+func (c *Client) replace(ctx context.Context, key string, value []byte) error {
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.SettleTimeout)
 	defer cancel()
 	kvs, err := c.get(ctx, key)
@@ -94,7 +108,7 @@ func (c *Client) replace(ctx context.Context, key string, value []byte, with ...
 		answer, err := call(ctx, c.pool, func(ctx context.Context, client Etcd) (*clientv3.TxnResponse, error) {
 			return client.Txn(ctx).
 				If(clientv3.Compare(clientv3.ModRevision(key), "=", seen)).
-				Then(append([]clientv3.Op{clientv3.OpPut(key, string(value))}, with...)...).
+				Then(clientv3.OpPut(key, string(value))).
 				Else(clientv3.OpGet(key)).
 				Commit()
 		})

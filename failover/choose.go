@@ -19,6 +19,8 @@ type choosePolicy struct {
 	policy       Policy            // which of them may, and from where
 	// forced: without the proof, whoever has the most may be promoted.
 	forced bool
+	// past: nor is anything in the record true.
+	past bool
 	// ailing tells whether something speaks against an instance as a primary that
 	// does not keep it from answering; nil: nothing is known of any.
 	ailing func(topology.NodeName) bool
@@ -123,15 +125,22 @@ func compareCandidates(a, b Frozen, s survey, p choosePolicy) int {
 			return -1
 		}
 	}
-	if p.forced && !s.proven() {
-		if d := cmp.Compare(s.beyond(a).Count(), s.beyond(b).Count()); d != 0 {
-			return d // what it lacks is lost
+	if p.past {
+		// Who is open under the newest marker is the primary, and lacks nothing that
+		// it acknowledged.
+		if d := cmp.Compare(b.Marker.Epoch, a.Marker.Epoch); d != 0 {
+			return d
 		}
-		if a.Closed != b.Closed { // clients may be writing to it
-			if a.Closed {
+		if a.ReadOnly != b.ReadOnly {
+			if a.ReadOnly {
 				return 1
 			}
 			return -1
+		}
+	}
+	if p.forced && !s.proven() {
+		if d := cmp.Compare(s.beyond(a).Count(), s.beyond(b).Count()); d != 0 {
+			return d // what it lacks is lost
 		}
 	}
 	// One whose applier has stopped may have diverged, in what has come in part.

@@ -143,6 +143,7 @@ func (c *Controller) turn(ctx context.Context, tidy bool) {
 	v := c.cfg.Watcher.View()
 	if !v.Leadership.Mine {
 		c.blindSince = time.Time{}
+		c.unresumed = 0
 		c.endTidying()
 		c.takeOverDeadLeader(ctx, v)
 		return
@@ -150,6 +151,7 @@ func (c *Controller) turn(ctx context.Context, tidy bool) {
 	due, _, run := decideOperation(v, c.cfg.Policy)
 	if !run || due != election.Resume {
 		c.dueSince = time.Time{}
+		c.unresumed = 0
 	} else if c.dueSince.IsZero() {
 		c.dueSince = time.Now()
 	}

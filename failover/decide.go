@@ -224,7 +224,7 @@ func decideGates(v View, p Policy, to topology.NodeName) []Gate {
 		}
 		why := outdated(v)
 		add(op, GateCurrent, why == "", "nobody has seen a newer epoch than etcd has",
-			why+". Nothing is done by itself: once the right etcd is there, `interrex failover --force` begins a new epoch with whoever has the most")
+			why+". Nothing is done by itself: put the newest etcd back, or begin a new epoch with whoever has the most (`interrex failover --force`)")
 		add(op, gateIdle, s.Operation == nil, "no operation is in flight", inFlight(s))
 	}
 	decideFailoverGates(v, p, add)

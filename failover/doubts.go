@@ -1,9 +1,7 @@
 package failover
 
 import (
-	"cmp"
 	"fmt"
-	"slices"
 
 	"interrex/election"
 	"interrex/internal/gtid"
@@ -13,14 +11,14 @@ import (
 // This file is what keeps automation from believing a record, or a recorded
 // primary, that others know more than.
 
-// outdated says why the record cannot be believed: somebody whom it names has
-// seen a higher epoch than it has ever issued (E8). An epoch is in the record
+// outdated says why the record cannot be believed: its primary or an acker has
+// promised a higher epoch than it has ever issued (E8). An epoch is in the record
 // before any order of it is given, so that can only be after etcd was put back
 // to an older state, or for the moment in which the record that is seen here
 // lags behind. Empty: it can.
 //
-// Members without a part in the record are not asked: one that comes from
-// another cluster brings that one's epochs along, and has no say.
+// Others are not asked: one that comes from another cluster brings that one's
+// epochs along, and has no say. Nor are markers, which are rows like any other.
 func outdated(v View) string {
 	s := v.State
 	if s.Primary == nil || !v.EtcdReachable { // without etcd what is seen of it is old
@@ -28,17 +26,10 @@ func outdated(v View) string {
 	}
 	newest, by := s.Epoch, topology.NodeName("")
 	for _, m := range v.Members {
-		_, ordered := s.Sources[m.Name]
 		n, answers := v.Nodes[m.Name]
-		if !answers || m.Name != s.Primary.Node && !s.Register.Has(m.Name) && !ordered {
-			continue
-		}
-		seen := n.Promised
-		if n.Instance != nil {
-			seen = max(seen, n.Instance.Marker.Epoch)
-		}
-		if seen > newest {
-			newest, by = seen, m.Name
+		named := m.Name == s.Primary.Node || s.Register.Has(m.Name)
+		if answers && named && n.Promised > newest {
+			newest, by = n.Promised, m.Name
 		}
 	}
 	if by == "" {
@@ -47,17 +38,23 @@ func outdated(v View) string {
 	return fmt.Sprintf("%s has seen epoch %d, and the newest in etcd is %d: etcd was put back to an older state, whose primary, register and proofs are past", by, newest, s.Epoch)
 }
 
-// forgotten is what a server that calls itself old has lost of its own commits:
-// what others have received of it and it neither holds nor is about to. A
-// replica is sent nothing before it is flushed to the source's binary log, so
-// that can only be after the source has lost the end of it: power that failed
-// beside sync_binlog other than 1, a disk that lied, a virtual machine that was
-// put back. What is lost may have been acknowledged, and its numbers would be
-// given to other commits (I1).
-func forgotten(old Frozen, others []Frozen) (lost gtid.Set, by topology.NodeName) {
+// forgotten is what a server has lost of its own commits: what registered ackers
+// have received of it and it neither holds nor is about to. A replica is sent
+// nothing before it is flushed to the source's binary log, so that can only be
+// after the source has lost the end of it: power that failed beside sync_binlog
+// other than 1, a disk that lied, a virtual machine that was put back. What is
+// lost may have been acknowledged, and its numbers would be given to other
+// commits (I1).
+//
+// Only a server process that has not served yet can have lost anything, and of one
+// that serves the others are told more while they are asked.
+func forgotten(old Frozen, others []Frozen, reg election.Register) (lost gtid.Set, by topology.NodeName) {
+	if !old.Amnesiac || !old.ReadOnly {
+		return lost, ""
+	}
 	has := old.Executed.Union(old.Committing)
 	for _, f := range others {
-		if f.Node == old.Node {
+		if f.Node == old.Node || !reg.Has(f.Node) {
 			continue
 		}
 		if more := f.Received.Of(old.ServerUUID).Minus(has); more.Count() > lost.Count() {
@@ -74,22 +71,25 @@ func forgottenText(lost gtid.Set, by topology.NodeName) string {
 // lostOwn says that the recorded primary is closed and has lost commits of its
 // own; empty if not. Opening it would lose them for all.
 func lostOwn(v View) string {
-	if v.State.Primary == nil || !closedInPlace(v) {
+	p := v.State.Primary
+	if p == nil {
 		return ""
 	}
-	old := v.Nodes[v.State.Primary.Node]
+	n, ok := v.Nodes[p.Node]
+	if !ok || n.Instance == nil || n.Instance.ServerUUID != p.ServerUUID {
+		return ""
+	}
 	var others []Frozen
-	for name, n := range v.Nodes {
-		if n.Instance != nil && !n.Rebuild.Underway() && v.State.Register.Has(name) {
-			others = append(others, frozenOf(n.Member, *n.Instance, n.Certified))
+	for _, m := range v.Members {
+		if o, ok := v.Nodes[m.Name]; ok && o.Instance != nil && !o.Rebuild.Underway() {
+			others = append(others, frozenOf(m, *o.Instance, o.Certified))
 		}
 	}
-	slices.SortFunc(others, func(a, b Frozen) int { return cmp.Compare(a.Node, b.Node) })
-	lost, by := forgotten(frozenOf(old.Member, *old.Instance, old.Certified), others)
+	lost, by := forgotten(frozenOf(n.Member, *n.Instance, n.Certified), others, v.State.Register)
 	if by == "" {
 		return ""
 	}
-	return fmt.Sprintf("%s cannot be opened again: %s", v.State.Primary.Node, forgottenText(lost, by))
+	return fmt.Sprintf("%s cannot be opened again: %s", p.Node, forgottenText(lost, by))
 }
 
 // left says that the recorded primary is closed and nobody is there to open it:
@@ -129,10 +129,12 @@ func closedToOthers(j Judgement) bool {
 const resumeTries = 3
 
 // unresumable says why a primary that is there and does not get open is given up:
-// so many attempts have failed, the last one with last, and another instance can
-// take over from it. Empty if it is not.
+// its own agent finds something wrong with it, so many attempts have failed, the
+// last one with last, and another instance can take over from it. Empty if it is
+// not: where commits get acknowledged nowhere, another primary would not open
+// either.
 func unresumable(v View, p Policy, tries int, last error) string {
-	if tries < resumeTries || !p.Automatic || v.State.Paused != nil || heldByUnrest(v, p) != nil || closedFor(v, p, election.Failover) != nil {
+	if tries < resumeTries || !v.Primary.ownAgainst() || !p.Automatic || v.State.Paused != nil || heldByUnrest(v, p) != nil || closedFor(v, p, election.Failover) != nil {
 		return ""
 	}
 	return fmt.Sprintf("%s could not be opened again in %d attempts: %v", v.State.Primary.Node, tries, last)

@@ -48,7 +48,9 @@ type cluster struct {
 	judged map[topology.NodeName]bool
 	// accused are instances that one member's vote is against.
 	accused map[topology.NodeName]bool
-	on      func(e event) error
+	// ailing are instances that their own agent finds something wrong with.
+	ailing map[topology.NodeName]bool
+	on     func(e event) error
 
 	hooking sync.Mutex
 }
@@ -71,7 +73,7 @@ func (e event) String() string {
 // yet. Call it in a synctest bubble.
 func newCluster(t *testing.T, instances int) *cluster {
 	c := &cluster{
-		t: t, fleet: newFleet(), agents: map[topology.NodeName]*agent{}, cut: map[topology.NodeName]bool{}, judged: map[topology.NodeName]bool{}, accused: map[topology.NodeName]bool{},
+		t: t, fleet: newFleet(), agents: map[topology.NodeName]*agent{}, cut: map[topology.NodeName]bool{}, judged: map[topology.NodeName]bool{}, accused: map[topology.NodeName]bool{}, ailing: map[topology.NodeName]bool{},
 		store: &store{reports: map[topology.Epoch][]byte{}, leader: election.Leadership{Holder: "a1"}, state: election.State{Cluster: "c"}},
 	}
 	for i := range instances {
@@ -232,12 +234,14 @@ type fakeDetector struct{ c *cluster }
 
 func (d fakeDetector) Judge(name topology.NodeName) Judgement {
 	d.c.mu.Lock()
-	judged, cut, accused := d.c.judged[name], d.c.cut[name], d.c.accused[name]
+	judged, cut, accused, ailing := d.c.judged[name], d.c.cut[name], d.c.accused[name], d.c.ailing[name]
 	d.c.mu.Unlock()
 	d.c.fleet.mu.Lock()
 	defer d.c.fleet.mu.Unlock()
 	j := Judgement{Subject: name, Verdict: topology.Healthy, Explanation: "it answers", At: time.Now()}
 	switch s := d.c.fleet.servers[name]; {
+	case ailing:
+		j.Verdict, j.Votes = topology.Suspect, []Vote{{Observer: name, Kind: "disk_full", Against: true}}
 	case accused:
 		j.Votes = []Vote{{Observer: "n3", Kind: "silent_host", Against: true}}
 	case s.alive() && s.superRO && cut: // what the others see, while nobody hears its agent

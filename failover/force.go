@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"cmp"
 	"context"
 	"fmt"
 	"strconv"
@@ -164,11 +165,8 @@ func decideForceGates(v View, add addGate) {
 	if reachable && n.Instance != nil {
 		down, why = false, fmt.Sprintf("%s answers: use a switchover, or wait", s.Primary.Node)
 	}
-	switch past, abandoned := outdated(v), left(v); {
-	case past != "":
-		down, why = true, past
-	case abandoned != "":
-		down, why = true, abandoned
+	if doubt := cmp.Or(outdated(v), left(v), lostOwn(v)); doubt != "" {
+		down, why = true, doubt
 	}
 	add(Force, gateFailed, down, why, why)
 	b := boundLoss(v)

@@ -90,7 +90,7 @@ func boundLoss(v View) LossBound {
 	} else {
 		sv, from = unbelieved(sv), ""
 	}
-	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Failover, from: from, forced: true})
+	c, _, err := chooseCandidate(sv, choosePolicy{kind: election.Failover, from: from, forced: true, past: past != ""})
 	b := LossBound{Proven: sv.proven(), Candidate: c.Node, Ended: v.Primary.provenDead()}
 	if seen := v.Sighted[p.Node]; seen.Epoch == p.Epoch && seen.ServerUUID == p.ServerUUID {
 		b.LastTold = &seen.At

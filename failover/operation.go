@@ -157,7 +157,7 @@ func (o *operation) choosePolicy() choosePolicy {
 	}
 	return choosePolicy{
 		instances: instances,
-		kind:      o.plan.Kind, to: o.plan.To, from: from, minFollowers: o.plan.Acks, policy: o.plan.Policy, forced: o.plan.Force != nil,
+		kind:      o.plan.Kind, to: o.plan.To, from: from, minFollowers: o.plan.Acks, policy: o.plan.Policy, forced: o.plan.Force != nil, past: o.plan.Past,
 		ailing: func(n topology.NodeName) bool {
 			// By the count: time-outs of others are no verdict where the own agent is answered.
 			j := o.det.Judge(n)

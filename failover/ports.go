@@ -99,7 +99,10 @@ type Frozen struct {
 	Amnesiac bool `json:"amnesiac"`
 	// Closed tells whether the instance refuses writes. Freeze does not close:
 	// an instance that is no replica only promises the epoch.
-	Closed       bool   `json:"closed"`
+	Closed bool `json:"closed"`
+	// ReadOnly tells whether it refuses clients' writes: also one that is not
+	// closed, amid a promotion. Agents before this field do not tell.
+	ReadOnly     bool   `json:"read_only,omitempty"`
 	ApplierError string `json:"applier_error,omitempty"`
 	Priority     int    `json:"priority"`
 	// Site is as the leader knows it.

@@ -22,6 +22,15 @@ func nextRegister(s *election.State, plan Plan, up caughtUp) (election.Register,
 			delete(sources, f.Node)
 		}
 	}
+	if plan.Past {
+		// Whoever was not seen may acknowledge whomever: nothing that is recorded of it
+		// is true any more.
+		for _, m := range plan.Members {
+			if m.HasInstance() && !up.survey.has(m.Name) {
+				sources[m.Name] = anyPrimary
+			}
+		}
+	}
 	instances := 0
 	users := map[topology.NodeName]string{}
 	for _, m := range plan.Members {

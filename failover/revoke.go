@@ -29,7 +29,7 @@ func (o *operation) freezeAll(ctx context.Context, epoch topology.Epoch) (survey
 	rctx, cancel := context.WithTimeout(ctx, o.limits.Revoke)
 	old := o.plan.From
 	answers := o.ask(rctx, cancel, func(ctx context.Context, m topology.Member, n Node) (Frozen, error) {
-		if m.Name == old {
+		if m.Name == old && !o.plan.Past { // which names a former one
 			if _, err := n.Close(ctx, CloseRequest{Epoch: epoch, Limit: time.Second, Isolate: true}); err != nil {
 				return Frozen{}, err
 			}
@@ -236,8 +236,7 @@ func (o *operation) look(ctx context.Context, epoch topology.Epoch) (survey, err
 	if why := changedOf(sv.seen[i], *o.plan.Old); why != "" {
 		return sv, fmt.Errorf("%w: primary %s: %s", ErrNoProof, from, why)
 	}
-	// Of one that serves, the others are told more while they are asked.
-	if lost, by := forgotten(sv.seen[i], sv.seen); by != "" && sv.seen[i].Closed {
+	if lost, by := forgotten(sv.seen[i], sv.seen, o.plan.Register); by != "" {
 		return sv, fmt.Errorf("%w: primary %s: %s", ErrNoProof, from, forgottenText(lost, by))
 	}
 	sv.union = sv.seen[i].Executed

@@ -73,7 +73,7 @@ func frozenOf(m topology.Member, st dbrepl.Status, certified bool) Frozen {
 		Node: m.Name, ServerUUID: st.ServerUUID, Version: st.Version,
 		Executed: st.Executed, Committing: st.Committing, Received: st.Received,
 		Unapplied: st.Received.Minus(st.Executed).Count(), Marker: st.Marker,
-		Amnesiac: !certified, Closed: st.SuperReadOnly, Priority: m.Priority, Site: m.Site,
+		Amnesiac: !certified, Closed: st.SuperReadOnly, ReadOnly: !st.Writable(), Priority: m.Priority, Site: m.Site,
 	}
 	if st.Source != nil {
 		f.ApplierError = st.Source.ApplierError
@@ -154,7 +154,7 @@ func surveyOf(answers []Frozen, errs map[topology.NodeName]string, old *election
 	slices.Sort(s.counted)
 	if i := slices.IndexFunc(answers, func(f Frozen) bool { return old != nil && f.Node == old.Node }); i >= 0 && s.oldClosed {
 		// Closed as it is: it does not know any more all that it acknowledged.
-		if lost, by := forgotten(answers[i], answers); by != "" {
+		if lost, by := forgotten(answers[i], answers, reg); by != "" {
 			s.oldClosed = false
 			s.silent[old.Node] = forgottenText(lost, by)
 		}

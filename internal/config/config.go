@@ -238,8 +238,8 @@ type Etcd struct {
 	// times the heartbeat, and above two round trips between the members. Less
 	// replaces a dead one sooner; too little makes slow disks cause elections.
 	Election time.Duration `yaml:"election" only:"mode=embedded" default:"500ms" min:"50ms" max:"50s"`
-	// Largest size of its database. The agents keep the ledger of 10,000
-	// epochs, some kilobytes each, and compact it by themselves.
+	// Largest size of its database. The agents keep 2,000 entries of the
+	// ledger, some kilobytes each, and compact it by themselves.
 	Quota Bytes `yaml:"quota" only:"mode=embedded" default:"128MiB" min:"16MiB" max:"8GiB"`
 	// Its data folder: about 130 MB. Empty: the folder etcd in node.data_dir.
 	// A disk of its own keeps the servers' flushes from delaying heartbeats.
