@@ -183,7 +183,7 @@ func crashLoop(v View, p Policy) string {
 		return ""
 	}
 	sv := withoutOld(expectedSurvey(v), *v.State.Primary)
-	_, _, err := chooseCandidate(sv, choosePolicy{kind: election.Failover, from: v.State.Primary.Node, minFollowers: p.minAcks()})
+	_, _, err := chooseCandidate(sv, choosePolicy{kind: election.Failover, from: v.State.Primary.Node, minFollowers: p.minAcks(), policy: p})
 	if !sv.proven() || err != nil {
 		return "" // better it than nobody
 	}

@@ -1,6 +1,7 @@
 package failover
 
 import (
+	"slices"
 	"testing"
 	"time"
 
@@ -139,6 +140,39 @@ func TestCrashPolicy(t *testing.T) {
 			require.Equal(t, c.runs != "", run)
 			require.Equal(t, c.runs, kind)
 			require.Contains(t, cause, c.cause)
+		})
+	}
+}
+
+// TestCrashLoopBySites: a server that may not be promoted for want of other
+// sites takes over from nobody, so the primary that has come back is opened.
+func TestCrashLoopBySites(t *testing.T) {
+	for _, c := range []struct {
+		name  string
+		sites [3]string
+		asked int
+		runs  election.Kind
+	}{
+		{"none asked for", [3]string{"a", "b", "b"}, 0, election.Failover},
+		{"a candidate has an acker elsewhere", [3]string{"a", "b", "c"}, 1, election.Failover},
+		{"both others are in one", [3]string{"a", "b", "b"}, 1, election.Resume},
+		{"too few are left", [3]string{"a", "b", "c"}, 2, election.Resume},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			p := wary()
+			p.Sites = c.asked
+			v := quietView(restarted, restarts(p.RestartLimit-1), func(v *View) {
+				for i, site := range c.sites {
+					v.Members[i].Site = site
+				}
+			})
+			kind, _, run := decideOperation(v, p)
+			require.True(t, run)
+			require.Equal(t, c.runs, kind)
+			candidate := slices.ContainsFunc(decideGates(v, p, ""), func(g Gate) bool {
+				return g.Operation == election.Failover && g.Name == gateCandidate && g.Open
+			})
+			require.Equal(t, c.runs == election.Failover, candidate, "it says what the gate says")
 		})
 	}
 }
