@@ -6,7 +6,6 @@ import (
 	"errors"
 	"fmt"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"time"
 
@@ -15,6 +14,7 @@ import (
 	"interrex/dbrepl"
 	"interrex/internal/config"
 	"interrex/internal/gtid"
+	"interrex/internal/startcommand"
 	"interrex/internal/topology"
 	"interrex/router/proxy"
 )
@@ -143,23 +143,5 @@ func (r rebuilder) start(ctx context.Context) error {
 		return nil
 	}
 	// Whoever ordered it may have hung up: it is down by now, and has to come back.
-	cctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Minute)
-	defer cancel()
-	start := exec.CommandContext(cctx, r.cfg.StartCommand[0], r.cfg.StartCommand[1:]...) //nolint:gosec // the operator's own command, no shell
-	// Into a file: a server that it leaves behind may hold its output for good. It
-	// is for the error alone, and done without where there is none to be had.
-	said, err := os.CreateTemp("", "interrex-start-*")
-	if err == nil {
-		defer os.Remove(said.Name()) //nolint:errcheck // a temporary file
-		defer said.Close()
-		start.Stdout, start.Stderr = said, said
-	}
-	if err := start.Run(); err != nil {
-		out := []byte("what it said is not known")
-		if said != nil {
-			out, _ = os.ReadFile(said.Name()) // the error says enough without
-		}
-		return fmt.Errorf("start the server with %q: %w: %s", r.cfg.StartCommand, err, out)
-	}
-	return nil
+	return startcommand.Run(context.WithoutCancel(ctx), r.cfg.StartCommand, startcommand.Limit)
 }

@@ -30,8 +30,9 @@ a sandbox all of that is known. A drill that was killed leaves its table
 (interrex_drill_…) to the next one, which drops it when it is an hour old.
 
 Every member concerned must say drills: enabled in its configuration, and the
-cluster must be healthy. A fault is undone by itself within 30 s, whatever
-becomes of the drill; Ctrl-C undoes it at once.
+cluster must be healthy. Whatever becomes of the drill, its fault is undone by
+itself after 30 s at most: a frozen server is thawed, and a killed one started
+with mysql.start_command, which may take a minute. Ctrl-C undoes it at once.
 ` + clientHelp + `
 
 Exit codes: 0 objectives met, 1 could not be run, 2 wrong usage, 4 objectives

@@ -11,8 +11,9 @@
 // that is not healthy, or a second node; and it decides nothing about
 // failovers: those are the cluster's own.
 //
-// Invariants kept here: what is refused is explained (I10); every fault ends
-// within api.FaultLimit, also if the drill, the agent, or both are killed: it
+// Invariants kept here: what is refused is explained (I10); every fault is
+// undone after api.FaultLimit at most (starting a server may take as long as
+// startcommand.Limit more), also if the drill, the agent, or both are killed: it
 // is written down before it is caused, a helper process that is not the
 // agent's undoes it when time is up or the agent is gone, and an agent that
 // starts undoes what it finds written down.

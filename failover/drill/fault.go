@@ -9,7 +9,6 @@ import (
 	"io/fs"
 	"net"
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
@@ -18,15 +17,12 @@ import (
 	"golang.org/x/sys/unix"
 
 	"interrex/failover/api"
+	"interrex/internal/startcommand"
 )
 
-const (
-	// startLimit is how long a server's start command may take.
-	startLimit = time.Minute
-	// greetLimit is how long a server that runs may take to be connected to,
-	// and to greet.
-	greetLimit = time.Second
-)
+// greetLimit is how long a server that runs may take to be connected to, and to
+// greet.
+const greetLimit = time.Second
 
 // record is a fault in force, as it is written down: all that undoing it takes.
 type record struct {
@@ -111,11 +107,8 @@ func (s Server) start(ctx context.Context) (string, error) {
 	if len(s.StartCommand) == 0 {
 		return "mysql.start_command is not configured: the server's own supervisor starts it", nil
 	}
-	ctx, cancel := context.WithTimeout(ctx, startLimit)
-	defer cancel()
-	out, err := exec.CommandContext(ctx, s.StartCommand[0], s.StartCommand[1:]...).CombinedOutput() //nolint:gosec // the operator's own command, no shell
-	if err != nil {
-		return "", fmt.Errorf("start server with %q: %w: %s", s.StartCommand, err, bytes.TrimSpace(out))
+	if err := startcommand.Run(ctx, s.StartCommand, startcommand.Limit); err != nil {
+		return "", err
 	}
 	return "server started with " + filepath.Base(s.StartCommand[0]), nil
 }

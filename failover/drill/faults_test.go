@@ -244,6 +244,19 @@ func TestDeadMan(t *testing.T) {
 		m.await(t, "started", func() bool { return m.State().Active == nil })
 		require.FileExists(t, m.started)
 	})
+	t.Run("the server that is started holds the output of its start command", func(t *testing.T) {
+		pid := filepath.Join(t.TempDir(), "pid")
+		m := newMember(t, func(c *FaultsConfig) { c.Server.StartCommand = []string{"sh", "-c", `sleep 600 & echo $! > "$0"`, pid} })
+		_, err := m.do(t, api.FaultKillServer, time.Second)
+		require.NoError(t, err)
+		t.Cleanup(func() { _ = exec.Command("sh", "-c", `kill "$(cat "$0")"`, pid).Run() })
+		<-m.exited
+		m.await(t, "started, and over", func() bool { return m.State().Active == nil })
+		require.FileExists(t, pid)
+		require.NoFileExists(t, m.record)
+		_, err = m.do(t, api.FaultStartServer, api.FaultLimit)
+		require.NoError(t, err, "also by order, once more")
+	})
 }
 
 func TestKilledServerIsStartedByOrder(t *testing.T) {
