@@ -180,7 +180,11 @@ func embeddedConfig(cfg config.Config) (embedded.Config, error) {
 		files = cfg.Security.TLS
 	}
 	if !files.IsZero() {
-		c.TLS = &embedded.TLS{CAFile: files.CAFile, CertFile: files.CertFile, KeyFile: files.KeyFile}
+		c.TLS = &embedded.TLS{
+			CAFile: files.CAFile, CertFile: files.CertFile, KeyFile: files.KeyFile,
+			// Those of security.tls name their members, or no agent starts; etcd's own need not.
+			MembersAlone: files == cfg.Security.TLS,
+		}
 	}
 	return c, nil
 }

@@ -20,6 +20,24 @@ import (
 	"interrex/internal/topology"
 )
 
+// Certificates that are etcd's alone need not name members; those of the agents
+// do.
+func TestEtcdTakesMembersAlone(t *testing.T) {
+	agents := config.TLS{CAFile: "ca.pem", CertFile: "cert.pem", KeyFile: "key.pem"}
+	own := config.TLS{CAFile: "etcd-ca.pem", CertFile: "etcd.pem", KeyFile: "etcd.key"}
+	for _, c := range []struct {
+		etcd config.TLS
+		want bool
+	}{{config.TLS{}, true}, {agents, true}, {own, false}} {
+		var cfg config.Config
+		cfg.Node.Name, cfg.Cluster.Members = "db1", []config.Member{{Name: "db1"}}
+		cfg.Security.TLS, cfg.Etcd.TLS = agents, c.etcd
+		got, err := embeddedConfig(cfg)
+		require.NoError(t, err)
+		require.Equal(t, c.want, got.TLS.MembersAlone)
+	}
+}
+
 // The route check dials the route's own address, and reaches a server whose
 // certificate names that server.
 func TestRouteTLS(t *testing.T) {

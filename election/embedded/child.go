@@ -123,6 +123,11 @@ func etcdConfig(ctx context.Context, cfg Config, log *zap.Logger) (*embed.Config
 			*info.ca, *info.cert, *info.key, *info.auth = cfg.TLS.CAFile, cfg.TLS.CertFile, cfg.TLS.KeyFile, true
 		}
 		ec.TlsMinVersion = "TLS1.3"
+		if cfg.TLS.MembersAlone {
+			if err := membersAlone(ec, cfg.Cluster, log); err != nil {
+				return nil, err
+			}
+		}
 	}
 	peer := cfg.Peers[cfg.Name]
 	listenPeer, err := listenAddress(ctx, cmp.Or(cfg.ListenPeer, peer))

@@ -18,6 +18,10 @@ type TLS struct {
 	CAFile   string `json:"ca_file"`
 	CertFile string `json:"cert_file"`
 	KeyFile  string `json:"key_file"`
+	// MembersAlone has the client port refuse every certificate that does not name
+	// a member of the cluster (topology.MemberHost). Between peers, etcd asks that a
+	// certificate which names hosts names the one it comes from, and no more.
+	MembersAlone bool `json:"members_alone,omitempty"`
 }
 
 // Config describes one etcd member and how to run it.

@@ -7,7 +7,6 @@ import (
 	"crypto/x509"
 	"fmt"
 	"os"
-	"strings"
 	"sync/atomic"
 	"time"
 
@@ -16,14 +15,11 @@ import (
 	"interrex/internal/topology"
 )
 
-// memberDomain ends the DNS name by which certificates name a member.
-const memberDomain = ".interrex"
-
 // MemberName is the DNS name that the certificate of a member must bear beside
 // its host names: <node>.<cluster>.interrex. It proves which member of which
 // cluster one speaks to, whatever address it was reached at.
 func MemberName(node topology.NodeName, cluster string) string {
-	return strings.ToLower(string(node) + "." + cluster + memberDomain)
+	return topology.MemberHost(node, cluster)
 }
 
 // TLSFiles are PEM files. The certificate is used as a server's and as a
@@ -175,12 +171,5 @@ func (t *TLS) isMember(state *tls.ConnectionState) bool {
 	if state == nil || len(state.VerifiedChains) == 0 {
 		return false
 	}
-	suffix := "." + strings.ToLower(t.cluster) + memberDomain
-	for _, name := range state.PeerCertificates[0].DNSNames {
-		node, ok := strings.CutSuffix(strings.ToLower(name), suffix)
-		if ok && node != "" && node != "*" {
-			return true
-		}
-	}
-	return false
+	return topology.NamesMember(state.PeerCertificates[0].DNSNames, t.cluster)
 }

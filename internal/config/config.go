@@ -224,7 +224,9 @@ type Etcd struct {
 	// URLs of the external etcd's members.
 	Endpoints []string `yaml:"endpoints" only:"mode=external" form:"url" sample:"[https://etcd1.example.com:2379]"`
 	// Certificates for etcd. Empty: security.tls for the embedded one, the
-	// system's authorities for an external one.
+	// system's authorities for an external one. Whoever has a certificate of this
+	// authority can write the cluster's record, so for the embedded one it must be
+	// the cluster's own (see security.tls).
 	TLS TLS `yaml:"tls"`
 	// Account for an external etcd with authentication. Empty: none.
 	Username string `yaml:"username" only:"mode=external" sample:"interrex"`

@@ -252,7 +252,11 @@ type Security struct {
 	// of security.tls.ca_file. Health checks are open in any case.
 	Reads Reads `yaml:"reads" default:"open" oneof:"open|token"`
 	// Certificates of the API and of the embedded etcd, for both ends of a
-	// connection between members. Files are read again when they change.
+	// connection between members. Files are read again when they change. Members'
+	// certificates name `<node>.<cluster>.interrex`; others of the same authority may
+	// read the API, and get nowhere with etcd's client port. Its peer port can ask
+	// for no such name: take an authority of the cluster's own, or keep others than
+	// the voters away from that port.
 	TLS TLS `yaml:"tls"`
 }
 
