@@ -55,6 +55,8 @@ type KeeperConfig struct {
 	// Etcd tells how this node's own member of the embedded etcd is, and must
 	// not wait; nil where there is none.
 	Etcd func() EtcdStanding
+	// Nginx tells of the nginx configurations of this node, likewise.
+	Nginx func() []NginxFile
 	// TendEvery is how often the keeper looks after its instance by itself;
 	// default 500 ms. More often costs a probe each time.
 	TendEvery time.Duration
@@ -158,9 +160,7 @@ func (k *Keeper) Status(ctx context.Context) (NodeStatus, error) {
 	}
 	st.Errant = k.errant
 	k.mu.Unlock()
-	if k.cfg.Etcd != nil {
-		st.Etcd = k.cfg.Etcd()
-	}
+	k.describeNode(&st)
 	if k.inst == nil {
 		return st, nil
 	}

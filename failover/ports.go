@@ -76,6 +76,8 @@ type NodeStatus struct {
 	// Etcd is how the member of the embedded etcd is that it runs; empty if it
 	// runs none.
 	Etcd EtcdStanding `json:"etcd,omitempty"`
+	// Nginx are the nginx configurations that this member keeps in step.
+	Nginx []NginxFile `json:"nginx,omitempty"`
 }
 
 // FreezeRequest orders a replica's receiver to stop.

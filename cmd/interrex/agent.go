@@ -196,7 +196,7 @@ func (a *agent) buildKeeper(context.Context) error {
 		rebuild = rebuilder{cfg: *a.cfg.MySQL, replUser: a.cfg.MySQL.ReplicationAccount(a.cfg.Node.Name), dataDir: a.cfg.Node.DataDir, secrets: a.secrets, inst: a.instance}
 	}
 	keeper, err := failover.NewKeeper(failover.KeeperConfig{
-		Member: a.self, PromiseFile: filepath.Join(a.cfg.Node.DataDir, "promises.json"), Etcd: a.members.etcdStanding,
+		Member: a.self, PromiseFile: filepath.Join(a.cfg.Node.DataDir, "promises.json"), Etcd: a.members.etcdStanding, Nginx: a.nginxFiles,
 	}, inst, rebuild, a.registry, a.table, a.log)
 	if err != nil {
 		return err

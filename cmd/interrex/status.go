@@ -5,6 +5,7 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"slices"
 	"strings"
 	"time"
 
@@ -315,6 +316,9 @@ func memberNotes(m api.Member) string {
 	}
 	if m.Leaving {
 		notes = append(notes, "leaving")
+	}
+	if slices.ContainsFunc(m.Nginx, func(n api.Nginx) bool { return n.Error != "" }) {
+		notes = append(notes, "nginx not in step")
 	}
 	if m.Priority < 0 {
 		notes = append(notes, "never promoted")

@@ -154,6 +154,9 @@ func newViewCollector(cfg MetricsConfig) *viewCollector {
 	add("missing_transactions", "Transactions of the primary a replica has not executed; absent when not known.", "node")
 	add("route_epoch", "Epoch of the route this member obeys.")
 	add("route_open", "1 while the route lets new work through to the primary.")
+	add("nginx_in_step", "1 while this member's nginx follows its route, 0 while a change cannot be made.", "file")
+	add("nginx_epoch", "Epoch of the route this member's nginx lives by.", "file")
+	add("nginx_warnings", "Settings of this member's nginx that a failover will suffer from.", "file")
 	add("gate_open", "1 while the gate lets the operation pass.", "operation", "gate")
 	add("proxy_sessions", "Client sessions in this member's proxy, held ones included.", "route")
 	add("proxy_sessions_held", "Clients that this member's proxy holds now.", "route")
@@ -249,6 +252,11 @@ func (c *viewCollector) collectRecord(set func(string, float64, ...string), v fa
 	set("lossless", number(glance.Durability.Lossless))
 	set("route_epoch", float64(own.Route.Epoch))
 	set("route_open", number(own.Route.Phase == "open"))
+	for _, f := range own.Nginx {
+		set("nginx_in_step", number(f.Error == ""), f.File)
+		set("nginx_epoch", float64(f.Epoch), f.File)
+		set("nginx_warnings", float64(len(f.Warnings)), f.File)
+	}
 }
 
 func number(b bool) float64 {

@@ -78,8 +78,18 @@ func TestMetrics(t *testing.T) {
 	}
 	v := b.backend.View()
 	v.State.Primary.Forced = &election.Forced{By: "ann", Accepted: "3", Epoch: 3}
+	node(&v, "n1", func(n *failover.NodeStatus) {
+		n.Nginx = []failover.NginxFile{{File: "/a.conf", Epoch: 3, Wanted: 3}, {File: "/b.conf", Epoch: 2, Wanted: 3, Error: "x", Warnings: []string{"y"}}}
+	})
 	b.backend.setView(v)
 	require.Contains(t, scrape(t, b), "interrex_primary_forced 1\n")
+	for _, line := range []string{
+		`interrex_nginx_in_step{file="/a.conf"} 1`, `interrex_nginx_in_step{file="/b.conf"} 0`,
+		`interrex_nginx_epoch{file="/b.conf"} 2`, `interrex_nginx_warnings{file="/b.conf"} 1`,
+	} {
+		require.Contains(t, scrape(t, b), line+"\n")
+	}
+	lint(t, scrape(t, b))
 	lint(t, text)
 	require.NotContains(t, text, `last_operation_lost_commits{kind="switchover"}`, "a loss that is not known is not 0")
 }

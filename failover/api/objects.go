@@ -162,6 +162,8 @@ type Member struct {
 	// Etcd is how the member of the embedded etcd is that it runs: voter,
 	// learner (no vote yet) or silent; empty if it runs none.
 	Etcd string `json:"etcd,omitempty"`
+	// Nginx are the nginx configurations that it keeps in step with its route.
+	Nginx []Nginx `json:"nginx,omitempty"`
 	// Leaving: its removal was asked for and goes on.
 	Leaving bool `json:"leaving"`
 }

@@ -141,6 +141,7 @@ func weaknesses(c Cluster, v failover.View, hungry bool) []string {
 		if why := weaknessOf(m); why != "" {
 			reasons = append(reasons, why)
 		}
+		reasons = append(reasons, weaknessesOfNginx(m)...)
 	}
 	for name := range v.Nodes {
 		if !slices.ContainsFunc(v.Members, func(m topology.Member) bool { return m.Name == name }) {
@@ -261,7 +262,7 @@ func newMember(v failover.View, m topology.Member, judged judge) Member {
 	}
 	if answers {
 		out.Promised, out.Certified, out.Error, out.Etcd = n.Promised, n.Certified, n.InstanceError, string(n.Etcd)
-		out.Route = newMemberPath(n)
+		out.Route, out.Nginx = newMemberPath(n), newNginx(n.Nginx)
 		out.describeTrouble(n)
 		if n.Instance != nil {
 			out.describeInstance(v, n.Instance)

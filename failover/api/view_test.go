@@ -110,6 +110,22 @@ func TestStatusWord(t *testing.T) {
 		{"stray", func(v *failover.View) {
 			node(v, "n2", func(n *failover.NodeStatus) { n.Instance.ReadOnly, n.Instance.SuperReadOnly = false, false })
 		}, StatusDegraded, "n2 would take writes"},
+		{"nginx broke a moment ago", func(v *failover.View) {
+			node(v, "n3", func(n *failover.NodeStatus) {
+				n.Nginx = []failover.NginxFile{{File: "/etc/nginx/nginx.conf", Epoch: 2, Wanted: 3, Error: "it is edited", ErrorFor: time.Second}}
+			})
+		}, StatusHealthy, ""},
+		{"nginx cannot be brought in step", func(v *failover.View) {
+			node(v, "n3", func(n *failover.NodeStatus) {
+				n.Nginx = []failover.NginxFile{{File: "/well.conf", Epoch: 3, Wanted: 3},
+					{File: "/etc/nginx/nginx.conf", Epoch: 2, Wanted: 3, Error: "nginx refuses the configuration: line 7", ErrorFor: time.Minute}}
+			})
+		}, StatusDegraded, "nginx on n3 does not follow the route of epoch 3 (it leads as in epoch 2): /etc/nginx/nginx.conf: nginx refuses the configuration: line 7; put that right there"},
+		{"nginx warns", func(v *failover.View) {
+			node(v, "n3", func(n *failover.NodeStatus) {
+				n.Nginx = []failover.NginxFile{{File: "/etc/nginx/nginx.conf", Epoch: 3, Wanted: 3, Warnings: []string{"worker_shutdown_timeout is not set"}}}
+			})
+		}, StatusHealthy, ""},
 		{"unregistered", func(v *failover.View) { v.Nodes["n9"] = failover.NodeStatus{} }, StatusDegraded, "n9 answers"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

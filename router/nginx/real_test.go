@@ -149,12 +149,13 @@ func TestRefusedByNginx(t *testing.T) {
 			failed(t, r, `unknown directive "bogus"`)
 			require.Equal(t, topology.Epoch(1), r.Status().Epoch)
 			require.Equal(t, topology.Epoch(2), r.Status().Wanted)
+			require.NotZero(t, r.Status().ErrorSince)
 			require.Equal(t, a, says(t, rw))
 			alone(t, cfg.File, func() {
 				require.Equal(t, broken, n.read(cfg.File))
 				n.write(cfg.File, sound)
 			})
-			applied(t, r, 2)
+			require.Zero(t, applied(t, r, 2).ErrorSince)
 			eventually(t, func() string {
 				if got := says(t, rw); got != b {
 					return "the port leads to " + got

@@ -39,6 +39,7 @@ type Rewriter struct {
 
 	mu      sync.Mutex // guards what follows
 	status  Status
+	said    time.Time // when status.Error was logged last
 	members map[memberKey]*MemberStatus
 
 	// Owned by Run's goroutine.

@@ -67,8 +67,11 @@ func (r *Rewriter) Status() Status {
 	return s
 }
 
+// sayAgain is how often an error that goes on is logged.
+const sayAgain = 10 * time.Minute
+
 // note records how a pass went. An error is logged when it is new, not at each
-// retry.
+// retry, and again every sayAgain.
 func (r *Rewriter) note(route router.Route, wants []want, took time.Duration, err error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
@@ -81,11 +84,14 @@ func (r *Rewriter) note(route router.Route, wants []want, took time.Duration, er
 			zap.String("phase", string(route.Phase)), zap.Duration("took", took))
 	}
 	if err != nil {
-		if s.Error != err.Error() {
-			r.log.Error("nginx upstreams not in step with the route", zap.Uint64("epoch", uint64(route.Epoch)), zap.Error(err))
-		}
+		now := time.Now()
 		if s.Error == "" {
-			s.ErrorSince = time.Now()
+			s.ErrorSince = now
+		}
+		if s.Error != err.Error() || now.Sub(r.said) >= sayAgain {
+			r.said = now
+			r.log.Error("nginx upstreams not in step with the route", zap.Uint64("epoch", uint64(route.Epoch)),
+				zap.Uint64("leads_by_epoch", uint64(s.Epoch)), zap.Time("since", s.ErrorSince), zap.Error(err))
 		}
 		s.Error = err.Error()
 		return
