@@ -79,6 +79,7 @@ func (d *Detector) dropNudge(name topology.NodeName) {
 	defer d.mu.Unlock()
 	delete(d.nudges, name)
 	delete(d.suspicions, name)
+	delete(d.open, name)
 }
 
 // heldUp notes that this process did not run for a while.
@@ -93,6 +94,7 @@ func (d *Detector) answered(s Subject, a answer) {
 	if !d.isSubject(s.Name) {
 		return
 	}
+	d.noteOpen(s.Name, a)
 	asked := time.Since(a.began)
 	ev := Evidence{Subject: s.Name, Kind: a.kind, Misses: a.misses, Round: a.round, Detail: a.detail}
 	switch {

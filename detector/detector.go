@@ -58,6 +58,7 @@ type Detector struct {
 	subjects   map[topology.NodeName]Subject
 	nudges     map[topology.NodeName]chan struct{}
 	suspicions map[topology.NodeName]chan struct{} // has writes tried at once
+	open       map[topology.NodeName]bool          // for writes, by its last answer that told
 	starving   starvation                          // of the own instance
 	verdicts   map[matter]opinion
 	due        time.Time // when time alone may next change a verdict
@@ -105,6 +106,7 @@ func New(cfg Config, deps Deps) (*Detector, error) {
 		store:    newStore(now),
 		subjects: map[topology.NodeName]Subject{},
 		nudges:   map[topology.NodeName]chan struct{}{}, suspicions: map[topology.NodeName]chan struct{}{},
+		open:     map[topology.NodeName]bool{},
 		verdicts: map[matter]opinion{},
 	}, nil
 }

@@ -185,6 +185,72 @@ func TestDiskFaults(t *testing.T) {
 	}
 }
 
+// Writes hang, clients pile up, and their connections are used up first: its own
+// agent comes in by the reserved one, the others are turned away, or are not.
+func TestDiskStallsWhileConnectionsAreUsedUp(t *testing.T) {
+	for _, turned := range []error{nil, errFull} {
+		inWorldWith(t, 3, func(t *testing.T, w *world, disk *memDisk) {
+			writers := w.writable()
+			w.views[0][0].set(func(s *server) { s.reading.Saturated = true })
+			for i := 1; i < 3; i++ {
+				w.views[i][0].set(func(s *server) { s.err = turned })
+			}
+			w.quiet(0, 3*time.Second)
+			require.Equal(t, Saturated, w.dets[1].Judgement(name(0)).Cause)
+			hang := make(chan struct{})
+			defer close(hang)
+			disk.set(func(d *memDisk) { d.hang = hang })
+			setAll(writers, WriteStalled)
+			took := w.until(2, 0, topology.Failed, 5*time.Second)
+			j := w.dets[2].Judgement(name(0))
+			require.Equal(t, DiskStalled, j.Cause, j.Explanation)
+			require.LessOrEqual(t, took, 2*time.Second)
+		})
+	}
+}
+
+// The disk is well, but the server hangs inside, and is full: that its own agent
+// tries is all there is to begin with.
+func TestWritesHangWhileConnectionsAreUsedUp(t *testing.T) {
+	inWorldWith(t, 3, func(t *testing.T, w *world, _ *memDisk) {
+		writers := w.writable()
+		w.views[0][0].set(func(s *server) { s.reading.Saturated = true })
+		time.Sleep(2 * time.Second)
+		setAll(writers, WriteStalled)
+		w.until(1, 0, topology.Failed, 10*time.Second)
+		require.Equal(t, WriteStalled, w.dets[1].Judgement(name(0)).Cause)
+	})
+}
+
+// A closed instance is not written to, also when that is long ago and nobody is
+// let in any more, or when it may be another process that says so.
+func TestClosedIsNotWrittenTo(t *testing.T) {
+	for _, c := range []struct {
+		name   string
+		states []func(*server)
+	}{
+		{"closed", []func(*server){func(s *server) { s.reading.Closed = true }}},
+		{"closed, then full", []func(*server){func(s *server) { s.reading.Closed = true }, func(s *server) { s.err = errFull }}},
+		{"closed and full", []func(*server){func(s *server) { s.reading.Closed, s.reading.Saturated = true, true }}},
+		{"restarted, and full at once", []func(*server){func(s *server) { s.err = errBroken }, func(s *server) { s.err = errFull }}},
+		{"gone, and full at once", []func(*server){func(s *server) { s.err = errRefused }, func(s *server) { s.err = errFull }}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			inWorld(t, 3, func(t *testing.T, w *world) {
+				writers := w.writable()
+				for _, state := range c.states {
+					w.all(0, state)
+					time.Sleep(time.Second)
+				}
+				before, _ := writers[0].count()
+				time.Sleep(3 * time.Second)
+				after, _ := writers[0].count()
+				require.Equal(t, before, after)
+			})
+		})
+	}
+}
+
 func setAll(ws []*writer, k Kind) {
 	for _, w := range ws {
 		w.set(k)

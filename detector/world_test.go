@@ -23,6 +23,7 @@ var (
 	errConnect = errors.New("connect timed out")
 	errQuery   = errors.New("query timed out")
 	errDenied  = errors.New("access denied")
+	errFull    = errors.New("too many connections")
 )
 
 func classifyTest(err error) Kind {
@@ -35,6 +36,8 @@ func classifyTest(err error) Kind {
 		return SilentHost
 	case errors.Is(err, errQuery):
 		return Frozen
+	case errors.Is(err, errFull):
+		return Saturated
 	default:
 		return Erring
 	}

@@ -101,13 +101,29 @@ func (d *Detector) suspectsWrites(name topology.NodeName) (suspected, grow bool)
 // raisesSuspicion tells whether evidence of the kind has everybody try writes.
 func (k Kind) raisesSuspicion() bool { return k == LogBusy || writeFault(k) && k.Bad() }
 
-// answersOpen tells whether this member's last probe of an instance found it
-// open for writes: a closed one is not written to.
+// noteOpen remembers whether an instance is open, by the last answer that told.
+// Time-outs and the word that its connections are used up do not tell. What
+// ended a connection, or refuses one, may have been another process's end: the
+// next one starts closed.
+func (d *Detector) noteOpen(name topology.NodeName, a answer) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	switch {
+	case a.reading != nil:
+		d.open[name] = !a.reading.Closed
+	case a.kind == ConnectionBroken || a.kind == Refused:
+		delete(d.open, name)
+	}
+}
+
+// answersOpen tells whether an instance answers this member's probes and is open
+// for writes: a closed one is not written to. One whose connections are used up
+// is: that is what clients do when their writes hang.
 func (d *Detector) answersOpen(name topology.NodeName) bool {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	ev, ok := d.store.about(name, false).find(time.Now(), d.cfg.Self, groupProbe)
-	return ok && ev.Kind == Alive && ev.Age <= d.w.Freshness
+	return ok && (ev.Kind == Alive || ev.Kind == Saturated) && ev.Age <= d.w.Freshness && d.open[name]
 }
 
 // retract takes own evidence back that has no contrary; the others' copies age.
