@@ -33,8 +33,10 @@ type Instance struct {
 	ping, probe, command, local *sql.DB
 	// killer logs in as killerOf the controller, when it is used.
 	killer *sql.DB
-	// What may hang for as long as the server's disk does (TryWrite).
+	// What may hang for as long as the server's disk does (TryWrite), and what
+	// looks at it then, and kills it.
 	writeLane, logLane lane
+	witness            *sql.DB
 	// known is what the instance was last seen to have; the questions of a
 	// probe depend on it.
 	known   atomic.Pointer[features]
@@ -64,6 +66,7 @@ func Open(cfg Config, log *zap.Logger) (*Instance, error) {
 		{&i.killer, killerOf(i.cfg.User), 2 * i.cfg.QueryTimeout, 1, -1, nil},
 		{&i.writeLane.pool, i.cfg.User, writeLimit, 1, 1, map[string]string{"sql_log_bin": "0"}},
 		{&i.logLane.pool, i.cfg.User, writeLimit, 1, 1, nil},
+		{&i.witness, i.cfg.User, 2 * i.cfg.QueryTimeout, 1, 1, nil},
 	} {
 		c, err := i.connector(pool.user, pool.read, pool.with)
 		if err != nil {
@@ -78,7 +81,7 @@ func Open(cfg Config, log *zap.Logger) (*Instance, error) {
 
 // Close ends the connections. Calls that run end with an error.
 func (i *Instance) Close() error {
-	for _, db := range []*sql.DB{i.ping, i.probe, i.command, i.local, i.killer, i.writeLane.pool, i.logLane.pool} {
+	for _, db := range []*sql.DB{i.ping, i.probe, i.command, i.local, i.killer, i.writeLane.pool, i.logLane.pool, i.witness} {
 		if err := db.Close(); err != nil {
 			return fmt.Errorf("close connections: %w", err)
 		}

@@ -40,6 +40,7 @@ func TestOnRealServers(t *testing.T) {
 		{"late acknowledgement", lateAcknowledgement},
 		{"try writes", tryWrites},
 		{"try writes after a restart", tryWritesAfterRestart},
+		{"try writes of a full server", tryWritesOfAFullServer},
 		{"classify failures", classify},
 	} {
 		if !t.Run(scenario.name, func(t *testing.T) { scenario.run(t, c) }) {

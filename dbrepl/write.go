@@ -77,6 +77,19 @@ func (i *Instance) TryWrite(ctx context.Context, observer string, grow bool) (Wr
 	return outcome, detail
 }
 
+// KeepWriteReady makes the connections that TryWrite needs, within ctx, where
+// they are not there yet or any more: three of them, which it keeps. Without them
+// it can tell nothing of a server whose connections are used up, as they are
+// when its clients' writes hang.
+func (i *Instance) KeepWriteReady(ctx context.Context) error {
+	for _, pool := range []*sql.DB{i.writeLane.pool, i.logLane.pool, i.witness} {
+		if err := pool.PingContext(ctx); err != nil {
+			return fmt.Errorf("keep connections to try writes: %w", err)
+		}
+	}
+	return nil
+}
+
 // try runs something on a lane until it returns or ctx ends.
 func (i *Instance) try(ctx context.Context, l *lane, run func(context.Context, *sql.Conn) error) (WriteOutcome, string) {
 	l.mu.Lock()
@@ -160,7 +173,7 @@ func (i *Instance) threadState(thread uint64) (*threadState, error) {
 	defer cancel()
 	var text sql.NullString
 	s := threadState{id: thread}
-	err := i.command.QueryRowContext(ctx, `SELECT t.processlist_state, UNIX_TIMESTAMP() - g.variable_value
+	err := i.witness.QueryRowContext(ctx, `SELECT t.processlist_state, UNIX_TIMESTAMP() - g.variable_value
 		FROM performance_schema.threads AS t, performance_schema.global_status AS g
 		WHERE t.processlist_id = ? AND g.variable_name = 'Uptime'`, thread).Scan(&text, &s.started)
 	if errors.Is(err, sql.ErrNoRows) {
@@ -177,7 +190,7 @@ func (i *Instance) threadState(thread uint64) (*threadState, error) {
 func (i *Instance) killThread(thread uint64) error {
 	ctx, cancel := context.WithTimeout(context.Background(), i.cfg.QueryTimeout)
 	defer cancel()
-	conn, err := i.command.Conn(ctx)
+	conn, err := i.witness.Conn(ctx)
 	if err != nil {
 		return err
 	}

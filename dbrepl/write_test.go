@@ -151,3 +151,62 @@ func (c *cluster) written(t *testing.T, try func(bool) (dbrepl.WriteOutcome, str
 		require.True(t, time.Now().Before(deadline), "still %s: %s", outcome, why)
 	}
 }
+
+// tryWritesOfAFullServer: what it takes to tell that writes hang is there before
+// all connections are used up, and nobody is let in any more.
+func tryWritesOfAFullServer(t *testing.T, c *cluster) {
+	c.establish(t, 1)
+	one := func(kept bool) *dbrepl.Instance {
+		cfg := c.a.config(t)
+		cfg.AdminAddress = ""
+		i := open(t, cfg)
+		if kept {
+			for range 3 {
+				require.NoError(t, i.KeepWriteReady(limited(t, patience)))
+			}
+		}
+		return i
+	}
+	sessions := func() (n int) {
+		require.NoError(t, c.a.root.QueryRowContext(t.Context(),
+			"SELECT COUNT(*) FROM performance_schema.threads WHERE processlist_user = ?", c.a.config(t).User).Scan(&n))
+		return n
+	}
+	before := sessions()
+	kept, late := one(true), one(false)
+	require.Equal(t, before+3, sessions(), "so many connections does it take")
+	try := func(i *dbrepl.Instance) (dbrepl.WriteOutcome, string) {
+		return i.TryWrite(limited(t, 400*time.Millisecond), "db-2.example", false)
+	}
+	outcome, why := try(kept) // makes its row
+	require.Equal(t, dbrepl.Written, outcome, why)
+	require.Equal(t, before+3, sessions(), "and no more to try")
+	lone := one(true)
+	require.NoError(t, lone.KeepWriteReady(limited(t, patience)))
+	require.Equal(t, before+6, sessions())
+	require.NoError(t, lone.Close())
+
+	holder, err := c.a.root.Conn(t.Context())
+	require.NoError(t, err)
+	defer holder.Close()
+	// The pool's own idle connection is the reserved one's user: nothing is left.
+	other, err := c.a.root.Conn(t.Context())
+	require.NoError(t, err)
+	defer other.Close()
+	for _, statement := range []string{
+		"SET GLOBAL max_connections = 1", "BEGIN", "SELECT * FROM interrex.canary WHERE observer = 'db-2.example' FOR UPDATE",
+	} {
+		_, err := holder.ExecContext(t.Context(), statement)
+		require.NoError(t, err)
+	}
+	outcome, why = try(late)
+	require.Equal(t, dbrepl.WriteUnknown, outcome)
+	require.Contains(t, why, "Too many connections")
+	outcome, why = try(kept)
+	require.Equal(t, dbrepl.WriteStalled, outcome, why)
+	for _, statement := range []string{"ROLLBACK", "SET GLOBAL max_connections = 200"} {
+		_, err := holder.ExecContext(t.Context(), statement)
+		require.NoError(t, err)
+	}
+	c.written(t, func(bool) (dbrepl.WriteOutcome, string) { return try(kept) })
+}

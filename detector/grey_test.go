@@ -18,6 +18,19 @@ type writer struct {
 	kind  Kind
 	tries int
 	grew  int
+	kept  int
+	shut  bool // lets nobody in any more: only what is kept can be used
+}
+
+// KeepReady fails once the instance is shut.
+func (w *writer) KeepReady(context.Context) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if w.shut {
+		return errFull
+	}
+	w.kept++
+	return nil
 }
 
 func (w *writer) set(k Kind) {
@@ -39,6 +52,9 @@ func (w *writer) TryWrite(ctx context.Context, grow bool) (Kind, string) {
 		w.grew++
 	}
 	kind := w.kind
+	if w.shut && w.kept == 0 {
+		kind = ""
+	}
 	w.mu.Unlock()
 	if kind == WriteStalled || kind == LogBusy {
 		<-ctx.Done()
@@ -124,6 +140,9 @@ func TestQuietWrites(t *testing.T) {
 		others, _ := writers[1].count()
 		require.Zero(t, others, "the others: only under suspicion")
 		require.Zero(t, grew)
+		for _, wr := range writers {
+			require.InDelta(t, 3, wr.kept, 1, "everybody: what a try needs is looked at each keepPause")
+		}
 	})
 }
 
@@ -194,6 +213,11 @@ func TestDiskStallsWhileConnectionsAreUsedUp(t *testing.T) {
 			w.views[0][0].set(func(s *server) { s.reading.Saturated = true })
 			for i := 1; i < 3; i++ {
 				w.views[i][0].set(func(s *server) { s.err = turned })
+			}
+			for _, wr := range writers {
+				wr.mu.Lock()
+				wr.shut = true
+				wr.mu.Unlock()
 			}
 			w.quiet(0, 3*time.Second)
 			require.Equal(t, Saturated, w.dets[1].Judgement(name(0)).Cause)

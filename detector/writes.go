@@ -4,6 +4,8 @@ import (
 	"context"
 	"time"
 
+	"go.uber.org/zap"
+
 	"interrex/internal/topology"
 )
 
@@ -20,19 +22,30 @@ type Writer interface {
 	// nothing can be said of writes: the instance is closed, does not answer, or
 	// somebody's lock is in the way.
 	TryWrite(ctx context.Context, grow bool) (Kind, string)
+	// KeepReady makes what TryWrite needs, within ctx, and keeps it: when writes
+	// hang, the instance may let nobody in any more.
+	KeepReady(ctx context.Context) error
 }
 
 // writePause is the least time between two tries under suspicion.
 func (w Windows) writePause() time.Duration { return w.Interval / 2 }
+
+// keepPause is the time between two looks at what a try needs.
+func (w Windows) keepPause() time.Duration { return 10 * w.Canary }
 
 // tryWrites tries one subject's writes until ctx ends: its own agent now and
 // then, everybody as often as it can under suspicion.
 func (d *Detector) tryWrites(ctx context.Context, s Subject, suspicion <-chan struct{}) {
 	tick := time.NewTicker(d.w.Canary)
 	defer tick.Stop()
+	k := keeper{subject: s}
 	for {
 		suspected, grow := d.suspectsWrites(s.Name)
-		if (suspected || s.Local) && d.answersOpen(s.Name) {
+		open := d.answersOpen(s.Name)
+		if open && !suspected {
+			d.keepReady(ctx, &k)
+		}
+		if open && (suspected || s.Local) {
 			d.tryWrite(ctx, s, grow)
 		}
 		wait := tick.C
@@ -46,6 +59,33 @@ func (d *Detector) tryWrites(ctx context.Context, s Subject, suspicion <-chan st
 		case <-suspicion:
 		}
 	}
+}
+
+// keeper is when what a try needs was last there, and what was said of it.
+type keeper struct {
+	subject Subject
+	kept    time.Time
+	told    string
+}
+
+// keepReady has the writer keep what it needs, now and then in quiet times.
+func (d *Detector) keepReady(ctx context.Context, k *keeper) {
+	if time.Since(k.kept) < d.w.keepPause() {
+		return
+	}
+	kctx, cancel := context.WithTimeout(ctx, d.w.Timeout)
+	defer cancel()
+	told := ""
+	if err := k.subject.Writer.KeepReady(kctx); err != nil {
+		told = err.Error()
+	} else {
+		k.kept = time.Now()
+	}
+	if told != "" && told != k.told && ctx.Err() == nil {
+		d.log.Warn("writes cannot be tried from here: should they hang, this member may not notice",
+			zap.String("instance", string(k.subject.Name)), zap.String("error", told))
+	}
+	k.told = told
 }
 
 // tryWrite tries once and records what came of it.

@@ -125,3 +125,6 @@ func (w instanceWriter) TryWrite(ctx context.Context, grow bool) (detector.Kind,
 		return "", detail
 	}
 }
+
+// KeepReady implements detector.Writer.
+func (w instanceWriter) KeepReady(ctx context.Context) error { return w.inst.KeepWriteReady(ctx) }

@@ -52,7 +52,9 @@ func watchedSQL() []string {
 		"CREATE SCHEMA app", "CREATE TABLE app.t (id BIGINT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(64))")
 }
 
-func newWatched(t *testing.T, root string) *watched {
+// newWatched: without admin, the two who are not beside it get in only where there
+// is a connection left.
+func newWatched(t *testing.T, root string, admin bool) *watched {
 	t.Helper()
 	w := &watched{root: root, spec: mysqldtest.NewSpec(t, watchedSQL(), 1)}
 	data := filepath.Join(w.spec.Dir, "data")
@@ -65,7 +67,7 @@ func newWatched(t *testing.T, root string) *watched {
 	w.start(t)
 	ctx, stop := context.WithCancel(context.WithoutCancel(t.Context()))
 	w.stop = stop
-	w.watch(t, ctx)
+	w.watch(t, ctx, admin)
 	t.Cleanup(func() {
 		stop()
 		_ = w.disk.Resume()
@@ -109,7 +111,7 @@ func (w *watched) connect(t *testing.T) *sql.DB {
 }
 
 // watch runs the detectors.
-func (w *watched) watch(t *testing.T, ctx context.Context) {
+func (w *watched) watch(t *testing.T, ctx context.Context, admin bool) {
 	t.Helper()
 	var members []topology.Member
 	for i := range 3 {
@@ -122,7 +124,9 @@ func (w *watched) watch(t *testing.T, ctx context.Context) {
 		windows, err := c.EffectiveWindows()
 		require.NoError(t, err)
 		ic := dbrepl.DefaultConfig()
-		ic.Address, ic.AdminAddress = w.server.Addr, w.server.AdminAddr
+		if ic.Address = w.server.Addr; i == 0 || admin {
+			ic.AdminAddress = w.server.AdminAddr
+		}
 		ic.User, ic.Password, ic.ReplUser = "controller", watchedPassword, "none"
 		ic.ConnectTimeout, ic.QueryTimeout = windows.Timeout, windows.Timeout
 		inst, err := dbrepl.Open(ic, zap.NewNop())
@@ -277,6 +281,25 @@ func detectionBars() []detectionBar {
 			[]detector.Kind{detector.DiskStalled}, 2 * time.Second, 5, "",
 		},
 		{
+			// Clients use them up when their writes hang. Nobody else is let in.
+			"disk stalled, connections used up", func(w *watched) error {
+				_, err := w.admin.Exec("SET GLOBAL max_connections = 3")
+				for range 2 * time.Second / (10 * time.Millisecond) {
+					if w.dets[1].Judgement("db1").Cause == detector.Saturated {
+						break
+					}
+					time.Sleep(10 * time.Millisecond)
+				}
+				return errors.Join(err, w.disk.Stall())
+			},
+			func(w *watched, t *testing.T) {
+				require.NoError(t, w.disk.Resume())
+				_, err := w.admin.Exec("SET GLOBAL max_connections = 200")
+				require.NoError(t, err)
+			},
+			[]detector.Kind{detector.DiskStalled}, 2 * time.Second, 3, "",
+		},
+		{
 			// D3. The server ends itself, as what it holds in memory cannot be
 			// trusted any more, and takes up what is on the disk.
 			"fsync fails", (*watched).failFlush,
@@ -309,7 +332,7 @@ func TestFaultsOfARealServerAreDeclared(t *testing.T) {
 		return
 	}
 	require.NoError(t, err)
-	w := newWatched(t, root)
+	w := newWatched(t, root, false)
 	for _, bar := range detectionBars() {
 		if _, err := exec.LookPath(bar.needs); bar.needs != "" && err != nil {
 			require.Empty(t, os.Getenv("CI"), "%s is missing", bar.needs)
@@ -352,7 +375,7 @@ func TestNoiseFailsNothing(t *testing.T) {
 		return
 	}
 	require.NoError(t, err)
-	w := newWatched(t, root)
+	w := newWatched(t, root, true)
 	sql := func(t *testing.T, statements ...string) {
 		conn, err := w.admin.Conn(t.Context())
 		require.NoError(t, err)
