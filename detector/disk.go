@@ -66,7 +66,8 @@ func (d *Detector) watchDisk(ctx context.Context) {
 	tick := time.NewTicker(d.w.Interval)
 	defer tick.Stop()
 	told := ""
-	var written, full time.Time
+	var written time.Time
+	var room roomWatch
 	for {
 		done := make(chan error, 1)
 		completed, _ := d.deps.Disk.Completed()
@@ -82,10 +83,7 @@ func (d *Detector) watchDisk(ctx context.Context) {
 			return
 		}
 		kind, detail := diskKind(err)
-		switch {
-		case kind == DiskFull:
-			full = time.Now()
-		case kind == DiskWell && time.Since(full) < looksAgain && d.ownWritesHang():
+		if room.waits(time.Now(), kind, d.ownWrites()) {
 			kind, detail = DiskFull, "there is room again, and the server waits: it looks for it once a minute"
 		}
 		if kind == "" {
@@ -105,13 +103,42 @@ func (d *Detector) watchDisk(ctx context.Context) {
 	}
 }
 
-// ownWritesHang tells whether this member's last try found that the local server,
-// or the writer of its binary log, takes nothing.
-func (d *Detector) ownWritesHang() bool {
+// roomWatch knows whether a server whose disk was full has gone on since.
+type roomWatch struct {
+	full time.Time // when the disk was last full
+	room time.Time // when it was first well after that; zero: not yet
+	went bool      // a write that began after that was done
+}
+
+// waits tells whether the disk has room, and the server that found none still
+// waits for it. own is what was last found of its writes: once one was done, what
+// hangs after that hangs for another reason, a large transaction say.
+func (r *roomWatch) waits(now time.Time, disk Kind, own Evidence) bool {
+	if disk == DiskFull {
+		*r = roomWatch{full: now}
+	}
+	if disk != DiskWell || now.Sub(r.full) >= looksAgain {
+		return false
+	}
+	if r.room.IsZero() {
+		r.room = now
+	}
+	if own.Kind == Writes && now.Add(-own.Age).After(r.room) {
+		r.went = true
+	}
+	return !r.went && (own.Kind == LogBusy || own.Kind == WriteStalled)
+}
+
+// ownWrites is what this member's last try at the local server's writes found;
+// its kind is empty where that is nothing, or too old.
+func (d *Detector) ownWrites() Evidence {
 	d.mu.Lock()
 	defer d.mu.Unlock()
 	ev, ok := d.store.about(d.cfg.Self, false).find(time.Now(), d.cfg.Self, groupWrite)
-	return ok && (ev.Kind == LogBusy || ev.Kind == WriteStalled) && ev.Age <= d.w.Freshness
+	if !ok || ev.Age > d.w.Freshness {
+		return Evidence{}
+	}
+	return ev
 }
 
 // awaitDisk waits for a write to end, and accuses the disk while it hangs;

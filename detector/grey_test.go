@@ -275,6 +275,42 @@ func TestClosedIsNotWrittenTo(t *testing.T) {
 	}
 }
 
+// After the disk was full for a moment: a server that waits for room is failed
+// over although there is some; one that has written since is not, whatever hangs
+// then.
+func TestDiskFullForAMoment(t *testing.T) {
+	full := func(d *memDisk, ws []*writer, hang Kind) {
+		d.set(func(d *memDisk) { d.err = ErrDiskFull })
+		ws[0].set(hang)
+		time.Sleep(250 * ms)
+		d.set(func(d *memDisk) { d.err = nil })
+	}
+	for _, hang := range []Kind{LogBusy, WriteStalled} {
+		inWorldWith(t, 3, func(t *testing.T, w *world, disk *memDisk) {
+			writers := w.writable()
+			full(disk, writers, hang)
+			time.Sleep(2 * time.Second)
+			setAll(writers, hang)
+			w.until(2, 0, topology.Failed, 3*time.Second)
+			j := w.dets[2].Judgement(name(0))
+			require.Equal(t, DiskFull, j.Cause, j.Explanation)
+			require.Contains(t, j.Explanation, "found its disk full")
+		})
+	}
+	inWorldWith(t, 3, func(t *testing.T, w *world, disk *memDisk) {
+		writers := w.writable()
+		full(disk, writers, Writes)
+		time.Sleep(time.Second)
+		for range 5 { // large transactions
+			setAll(writers, LogBusy)
+			w.quiet(0, 4*time.Second)
+			setAll(writers, Writes)
+			w.quiet(0, 2*time.Second)
+		}
+		require.Equal(t, topology.Healthy, w.dets[1].Judgement(name(0)).Verdict)
+	})
+}
+
 func setAll(ws []*writer, k Kind) {
 	for _, w := range ws {
 		w.set(k)

@@ -150,3 +150,43 @@ func TestDiskWatch(t *testing.T) {
 		})
 	}
 }
+
+func TestRoomWatch(t *testing.T) {
+	began := time.Unix(0, 0)
+	type look struct {
+		at   time.Duration
+		disk Kind
+		own  Kind
+		age  time.Duration // of own
+		want bool
+	}
+	for _, c := range []struct {
+		name  string
+		looks []look
+	}{
+		{"never full", []look{{0, DiskWell, LogBusy, 0, false}}},
+		{"it hangs from when there was no room on, until it looks again", []look{
+			{0, DiskFull, Writes, 0, false}, {ms, DiskWell, LogBusy, 0, true}, {time.Minute, DiskWell, WriteStalled, 0, true}, {looksAgain, DiskWell, LogBusy, 0, false},
+		}},
+		{"nothing is known of its writes for a while", []look{
+			{0, DiskFull, "", 0, false}, {100 * ms, DiskWell, "", 0, false}, {900 * ms, DiskWell, LogBusy, 0, true}, {1900 * ms, DiskWell, "", 0, false}, {3 * time.Second, DiskWell, LogBusy, 0, true},
+		}},
+		{"a write is done that began when there was none", []look{
+			{0, DiskFull, Writes, 0, false}, {100 * ms, DiskWell, Writes, 50 * ms, false}, {time.Second, DiskWell, LogBusy, 0, true},
+		}},
+		{"a write is done that began when there was some", []look{
+			{0, DiskFull, LogBusy, 0, false}, {100 * ms, DiskWell, LogBusy, 0, true}, {200 * ms, DiskWell, Writes, 50 * ms, false}, {time.Second, DiskWell, LogBusy, 0, false}, {time.Minute, DiskWell, WriteStalled, 0, false},
+		}},
+		{"full again after that", []look{
+			{0, DiskFull, "", 0, false}, {100 * ms, DiskWell, Writes, 0, false}, {200 * ms, DiskWell, Writes, 50 * ms, false}, {300 * ms, DiskFull, LogBusy, 0, false}, {400 * ms, DiskWell, LogBusy, 0, true},
+		}},
+		{"another fault of the disk is told as that", []look{{0, DiskFull, "", 0, false}, {100 * ms, DiskReadOnly, LogBusy, 0, false}}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			var r roomWatch
+			for _, l := range c.looks {
+				require.Equal(t, l.want, r.waits(began.Add(l.at), l.disk, Evidence{Kind: l.own, Age: l.age}), l.at)
+			}
+		})
+	}
+}
