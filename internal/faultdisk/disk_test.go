@@ -21,7 +21,7 @@ func TestFaults(t *testing.T) {
 	root, err := faultdisk.Private()
 	if errors.Is(err, faultdisk.ErrUnavailable) && os.Getenv("CI") == "" {
 		fmt.Fprintln(os.Stderr, "THE TESTS OF faultdisk ARE LEFT OUT:", err)
-		return
+		t.Skip(err)
 	}
 	require.NoError(t, err)
 	folder := filepath.Join(t.TempDir(), "disk")
