@@ -9,6 +9,7 @@ import (
 
 // Glance is the little that detection needs, many times a second.
 type Glance struct {
+	ServerUUID    string
 	SuperReadOnly bool
 	// SourceHost is empty when no replication is configured.
 	SourceHost    string
@@ -43,14 +44,14 @@ func (i *Instance) Glance(ctx context.Context) (Glance, error) {
 		seen                  sql.NullFloat64
 		now                   float64
 	)
-	err := i.probe.QueryRowContext(ctx, `SELECT @@global.super_read_only, c.host, c.port, s.service_state, s.last_error_message,
+	err := i.probe.QueryRowContext(ctx, `SELECT @@global.server_uuid, @@global.super_read_only, c.host, c.port, s.service_state, s.last_error_message,
 		UNIX_TIMESTAMP(NOW(6)) * 1000000 - 1000000 * GREATEST(UNIX_TIMESTAMP(s.last_heartbeat_timestamp),
 			UNIX_TIMESTAMP(s.last_queued_transaction_end_queue_timestamp), UNIX_TIMESTAMP(s.queueing_transaction_start_queue_timestamp)),
 		UNIX_TIMESTAMP(NOW(6)) * 1000000
 		FROM (SELECT 1) AS one
 		LEFT JOIN performance_schema.replication_connection_configuration AS c ON c.channel_name = ''
 		LEFT JOIN performance_schema.replication_connection_status AS s ON s.channel_name = ''`).
-		Scan(&g.SuperReadOnly, &host, &port, &receiver, &fault, &seen, &now)
+		Scan(&g.ServerUUID, &g.SuperReadOnly, &host, &port, &receiver, &fault, &seen, &now)
 	if err != nil {
 		return Glance{}, fmt.Errorf("glance at instance: %w", err)
 	}

@@ -83,6 +83,7 @@ func tryWrites(t *testing.T, c *cluster) {
 	g, err := c.a.GlanceAtLoad(limited(t, patience))
 	require.NoError(t, err)
 	require.True(t, g.Armed)
+	require.Equal(t, c.a.status(t).ServerUUID, g.ServerUUID)
 	require.Positive(t, g.Waiting)
 	acknowledged := g.Acknowledged
 	require.NoError(t, c.b.Follow(limited(t, patience), dbrepl.FollowSpec{Host: c.a.host, Port: c.a.port, Acker: true}))

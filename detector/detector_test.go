@@ -120,6 +120,25 @@ func TestRefusedWithoutItsAgent(t *testing.T) {
 	})
 }
 
+// Its host is gone, and its address is another server's, which is well.
+func TestAnotherServerInItsPlace(t *testing.T) {
+	inWorld(t, 3, func(t *testing.T, w *world) {
+		writers := w.writable()
+		w.net.isolate(addr(0), true)
+		w.all(0, func(s *server) { s.err = errOther })
+		took := w.until(1, 0, topology.Failed, time.Second)
+		require.LessOrEqual(t, took, 300*ms)
+		j := w.dets[1].Judgement(name(0))
+		require.Equal(t, AnotherServer, j.Cause)
+		require.Contains(t, j.Explanation, "found another server in its place")
+		require.Contains(t, j.Explanation, "(another server)", "which one")
+		tried, _ := writers[0].count()
+		time.Sleep(2 * time.Second)
+		again, _ := writers[0].count()
+		require.Equal(t, tried, again, "it is not written to")
+	})
+}
+
 func TestBrokenConnectionIsLookedAtOnce(t *testing.T) {
 	inWorld(t, 3, func(t *testing.T, w *world) {
 		v := w.views[1][0]

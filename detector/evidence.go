@@ -29,6 +29,8 @@ const (
 	ConnectionBroken Kind = "connection_broken"
 	// Refused: nobody listens at its address.
 	Refused Kind = "refused"
+	// AnotherServer: one answers at its address that is not it.
+	AnotherServer Kind = "another_server"
 	// SilentHost: its address does not answer at all.
 	SilentHost Kind = "silent_host"
 	// Frozen: its host accepted the connection, and it did not answer.
@@ -128,7 +130,7 @@ const (
 
 func (k Kind) group() group {
 	switch k {
-	case Alive, Closed, Saturated, Erring, ConnectionBroken, Refused, SilentHost, Frozen:
+	case Alive, Closed, Saturated, Erring, ConnectionBroken, Refused, AnotherServer, SilentHost, Frozen:
 		return groupProbe
 	case Unanswered:
 		return groupPending
@@ -169,7 +171,7 @@ func (k Kind) Good() bool {
 // Bad tells whether the kind accuses its subject.
 func (k Kind) Bad() bool {
 	switch k {
-	case ConnectionBroken, Refused, SilentHost, Frozen, ProcessExited, ReceiverLost,
+	case ConnectionBroken, Refused, AnotherServer, SilentHost, Frozen, ProcessExited, ReceiverLost,
 		WriteStalled, WriteRefused, DiskFull, DiskReadOnly, DiskStalled, Starved, Isolated,
 		MemberGone, MemberLeft:
 		return true

@@ -35,6 +35,8 @@ func (k Kind) words() string {
 		return "lost its connection to it"
 	case Refused:
 		return "was refused a connection"
+	case AnotherServer:
+		return "found another server in its place"
 	case SilentHost:
 		return "could not connect in time"
 	case Frozen:
@@ -103,7 +105,7 @@ func (v Vote) words(subject topology.NodeName) string {
 		return who + " has said nothing"
 	}
 	s := fmt.Sprintf("%s %s %s ago", who, v.Kind.words(), ago(v.Age))
-	if v.Kind == Saturated && v.Detail != "" {
+	if (v.Kind == Saturated || v.Kind == AnotherServer) && v.Detail != "" {
 		s += " (" + v.Detail + ")"
 	}
 	if v.Kind.Bad() && v.standing > v.Age {

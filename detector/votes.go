@@ -155,7 +155,7 @@ func dominant(votes []Vote, chosen func(Vote) bool) Kind {
 		return ProcessExited
 	}
 	var best Kind
-	for _, k := range []Kind{DiskFull, DiskReadOnly, DiskStalled, WriteRefused, Refused, ConnectionBroken, WriteStalled,
+	for _, k := range []Kind{DiskFull, DiskReadOnly, DiskStalled, WriteRefused, AnotherServer, Refused, ConnectionBroken, WriteStalled,
 		Frozen, SilentHost, Unanswered, LogBusy, ReceiverLost, MemberGone, MemberLeft, Saturated, Alive, Closed} {
 		if count[k] > count[best] {
 			best = k

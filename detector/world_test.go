@@ -23,6 +23,7 @@ var (
 	errConnect = errors.New("connect timed out")
 	errQuery   = errors.New("query timed out")
 	errDenied  = errors.New("access denied")
+	errOther   = errors.New("another server")
 	errFull    = errors.New("too many connections")
 )
 
@@ -36,6 +37,8 @@ func classifyTest(err error) Kind {
 		return SilentHost
 	case errors.Is(err, errQuery):
 		return Frozen
+	case errors.Is(err, errOther):
+		return AnotherServer
 	case errors.Is(err, errFull):
 		return Saturated
 	default:

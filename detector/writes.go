@@ -151,7 +151,7 @@ func (d *Detector) noteOpen(name topology.NodeName, a answer) {
 	switch {
 	case a.reading != nil:
 		d.open[name] = !a.reading.Closed
-	case a.kind == ConnectionBroken || a.kind == Refused:
+	case a.kind == ConnectionBroken || a.kind == Refused || a.kind == AnotherServer:
 		delete(d.open, name)
 	}
 }

@@ -70,6 +70,9 @@ func gossipCauseWords(cause string) (means, look string) {
 		return "the server answers with an error: it lives, and no more is known", "the agent's account on it: `interrex doctor`"
 	case "unanswered":
 		return "a question to the server has been waiting for a moment", ""
+	case "another_server":
+		return "another server answers at its address, by its server_uuid",
+			"which server has that address now, and its name in the DNS; one that lost its data folder has a new server_uuid, too (`auto.cnf`)"
 	case "receiver_lost":
 		return "a replica has lost its connection to the server", "the network between the servers"
 	case causeMemberGone, "member_left":

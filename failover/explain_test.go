@@ -15,7 +15,7 @@ import (
 func TestCausesAreToldApart(t *testing.T) {
 	seen := map[string]string{}
 	for _, cause := range []string{
-		"process_exited", "refused", "connection_broken", "silent_host", "frozen", "write_stalled", "disk_full", "disk_read_only",
+		"process_exited", "refused", "connection_broken", "another_server", "silent_host", "frozen", "write_stalled", "disk_full", "disk_read_only",
 		"disk_stalled", "saturated", "starved", "isolated", "agent_gone_instance_alive", "restarted", "erring", "receiver_lost", "member_gone",
 	} {
 		means, look := causeWords(cause)

@@ -129,7 +129,9 @@ func (s *subjects) set(members []topology.Member) error {
 		local := m.Name == s.a.self.Name
 		list = append(list, detector.Subject{
 			Name: m.Name, Address: m.MySQL, Local: local,
-			Prober: &instanceProber{inst: have.inst, source: s.a.nodeAt, limit: limit, local: local},
+			Prober: &instanceProber{
+				inst: have.inst, name: m.Name, primary: s.a.recordedPrimary, source: s.a.nodeAt, limit: limit, local: local,
+			},
 			Writer: instanceWriter{inst: have.inst, observer: s.a.self.Name},
 		})
 	}
@@ -170,6 +172,8 @@ func (a *agent) nodeAt(host string, port int) topology.NodeName {
 	}
 	return ""
 }
+
+func (a *agent) recordedPrimary() *election.Primary { return a.registry.Snapshot().State.Primary }
 
 // findProcess is the local server's pid: by the configured pid file, or by the
 // one that the server names.

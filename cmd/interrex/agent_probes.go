@@ -2,17 +2,25 @@ package main
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"time"
 
 	"interrex/dbrepl"
 	"interrex/detector"
+	"interrex/election"
 	"interrex/internal/topology"
 )
 
+// errAnotherServer: what answers is not the server that the record names.
+var errAnotherServer = errors.New("another server answers there")
+
 // classify tells the detector what a probe's error means.
 func classify(err error) detector.Kind {
+	if errors.Is(err, errAnotherServer) {
+		return detector.AnotherServer
+	}
 	switch dbrepl.Classify(err) {
 	case dbrepl.Refused:
 		return detector.Refused
@@ -33,6 +41,9 @@ func classify(err error) detector.Kind {
 // of its own.
 type instanceProber struct {
 	inst *dbrepl.Instance
+	name topology.NodeName
+	// primary is the recorded one, as last seen; nil: none is.
+	primary func() *election.Primary
 	// source names the member that a replication source's address belongs to.
 	source func(host string, port int) topology.NodeName
 	// limit is after how long without a heartbeat a source is lost.
@@ -79,6 +90,9 @@ func (p *instanceProber) Probe(ctx context.Context) (detector.Reading, error) {
 	if err != nil {
 		return detector.Reading{}, err
 	}
+	if err := sameServer(p.name, g.ServerUUID, p.primary()); err != nil {
+		return detector.Reading{}, err
+	}
 	full := p.saturated(g, runtime.NumCPU())
 	r := detector.Reading{Closed: g.SuperReadOnly, Saturated: full != "", Detail: full}
 	if g.Armed {
@@ -89,6 +103,17 @@ func (p *instanceProber) Probe(ctx context.Context) (detector.Reading, error) {
 		r.Receiver.Source = p.source(g.SourceHost, g.SourcePort)
 	}
 	return r, nil
+}
+
+// sameServer tells whether what answers for a member is the recorded primary, if
+// that is the member's: its address may be another server's by now, and that one
+// does not serve, however well it is. Of the others the record names no server:
+// they may be made anew.
+func sameServer(name topology.NodeName, uuid string, p *election.Primary) error {
+	if p == nil || p.Node != name || p.ServerUUID == uuid || p.ServerUUID == "" {
+		return nil
+	}
+	return fmt.Errorf("%w: its server_uuid is %s, the recorded primary's is %s", errAnotherServer, uuid, p.ServerUUID)
 }
 
 // receiverOf is a replica's word on its source. A receiver that was stopped by

@@ -24,6 +24,7 @@ import (
 
 	"interrex/dbrepl"
 	"interrex/detector"
+	"interrex/election"
 	"interrex/internal/faultdisk"
 	"interrex/internal/porttest"
 	"interrex/internal/sandbox/mysqld"
@@ -148,7 +149,10 @@ func (w *watched) watch(t *testing.T, ctx context.Context, admin bool) {
 		d.SetRegistered(members)
 		d.SetSubjects([]detector.Subject{{
 			Name: "db1", Address: w.server.Addr, Local: i == 0,
-			Prober: &instanceProber{inst: inst, source: func(string, int) topology.NodeName { return "" }, limit: 2 * time.Second, local: i == 0},
+			Prober: &instanceProber{
+				inst: inst, name: "db1", primary: func() *election.Primary { return nil },
+				source: func(string, int) topology.NodeName { return "" }, limit: 2 * time.Second, local: i == 0,
+			},
 			Writer: instanceWriter{inst: inst, observer: m.Name},
 		}})
 		running.Go(func() {
