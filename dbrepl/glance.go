@@ -4,6 +4,8 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"strings"
+	"sync"
 	"time"
 )
 
@@ -16,8 +18,9 @@ type Glance struct {
 	SourcePort    int
 	ReceiverState string // ON, OFF, CONNECTING
 	ReceiverError string
-	// SourceSeen is how long ago the receiver last had a sign of its source, by
-	// the server's own clock; negative if there was none since it connected.
+	// SourceSeen is how long ago the receiver was first seen to have had its last
+	// sign of its source, by this process' clock, whatever the server's says;
+	// negative if there was none since it connected.
 	SourceSeen time.Duration
 	// Armed: commits wait for acknowledgements; so many do now, and so many
 	// have had theirs.
@@ -41,27 +44,44 @@ func (i *Instance) Glance(ctx context.Context) (Glance, error) {
 		g                     Glance
 		host, receiver, fault sql.NullString
 		port                  sql.NullInt64
-		seen                  sql.NullFloat64
-		now                   float64
+		signs                 sql.NullString
 	)
 	err := i.probe.QueryRowContext(ctx, `SELECT @@global.server_uuid, @@global.super_read_only, c.host, c.port, s.service_state, s.last_error_message,
-		UNIX_TIMESTAMP(NOW(6)) * 1000000 - 1000000 * GREATEST(UNIX_TIMESTAMP(s.last_heartbeat_timestamp),
-			UNIX_TIMESTAMP(s.last_queued_transaction_end_queue_timestamp), UNIX_TIMESTAMP(s.queueing_transaction_start_queue_timestamp)),
-		UNIX_TIMESTAMP(NOW(6)) * 1000000
+		CONCAT_WS(' ', UNIX_TIMESTAMP(s.last_heartbeat_timestamp), UNIX_TIMESTAMP(s.last_queued_transaction_end_queue_timestamp),
+			UNIX_TIMESTAMP(s.queueing_transaction_start_queue_timestamp))
 		FROM (SELECT 1) AS one
 		LEFT JOIN performance_schema.replication_connection_configuration AS c ON c.channel_name = ''
 		LEFT JOIN performance_schema.replication_connection_status AS s ON s.channel_name = ''`).
-		Scan(&g.ServerUUID, &g.SuperReadOnly, &host, &port, &receiver, &fault, &seen, &now)
+		Scan(&g.ServerUUID, &g.SuperReadOnly, &host, &port, &receiver, &fault, &signs)
 	if err != nil {
 		return Glance{}, fmt.Errorf("glance at instance: %w", err)
 	}
 	g.SourceHost, g.SourcePort = host.String, int(port.Int64)
-	g.ReceiverState, g.ReceiverError, g.SourceSeen = receiver.String, fault.String, -1
-	// All zeros, where the receiver has seen nothing yet, are as old as time.
-	if seen.Valid && seen.Float64 < now/2 {
-		g.SourceSeen = max(0, time.Duration(seen.Float64)*time.Microsecond)
-	}
+	g.ReceiverState, g.ReceiverError = receiver.String, fault.String
+	g.SourceSeen = i.signs.age(time.Now(), signs.String)
 	return g, nil
+}
+
+// signs is what was last seen of a receiver's signs of its source: the times of
+// its last heartbeat and of what it last queued. Only that they change counts:
+// they are by the server's clock, which may be set.
+type signs struct {
+	mu   sync.Mutex
+	last string
+	at   time.Time // when they were first seen to be these
+}
+
+// age is how long ago they changed; negative where there is none.
+func (s *signs) age(now time.Time, seen string) time.Duration {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if seen != s.last {
+		s.last, s.at = seen, now
+	}
+	if strings.Trim(seen, "0. ") == "" {
+		return -1
+	}
+	return now.Sub(s.at)
 }
 
 // GlanceAtLoad is Glance, and how the commits and connections of an open primary

@@ -41,6 +41,7 @@ type Instance struct {
 	// probe depend on it.
 	known   atomic.Pointer[features]
 	hearing hearing
+	signs   signs
 }
 
 // Open makes an Instance. It does not touch the network: a server that is

@@ -59,3 +59,26 @@ func TestToldAfterASilence(t *testing.T) {
 		}
 	}
 }
+
+// The server's clock may be set while its receiver hears its source, or does not.
+func TestSignsOfTheSource(t *testing.T) {
+	var s signs
+	now := time.Now()
+	after := func(d time.Duration, seen string, want time.Duration) {
+		t.Helper()
+		now = now.Add(d)
+		require.Equal(t, want, s.age(now, seen))
+	}
+	const second = time.Second
+	after(0, "", -1)
+	after(second, "0.000000 0.000000 0.000000", -1)
+	after(second, "1800000000.500000 0.000000 0.000000", 0)
+	after(second, "1800000001.500000 0.000000 0.000000", 0)
+	after(second, "1799996401.500000 0.000000 0.000000", 0)          // an hour back, and heard
+	after(second, "1799996401.500000 1800000001.000000 0.000000", 0) // what it queued before is later
+	after(second, "1799996402.500000 1800000001.000000 0.000000", 0)
+	after(second, "1799996402.500000 1800000001.000000 0.000000", second) // silent, whatever its clock says
+	after(2*second, "1799996402.500000 1800000001.000000 0.000000", 3*second)
+	after(second, "0.000000 0.000000 0.000000", -1) // connected anew
+	after(second, "1799996406.500000 0.000000 0.000000", 0)
+}

@@ -98,6 +98,12 @@ func tryWrites(t *testing.T, c *cluster) {
 	require.NoError(t, err)
 	require.Less(t, g.SourceSeen, 5*time.Second)
 	require.GreaterOrEqual(t, g.SourceSeen, time.Duration(0))
+	for range 3 { // an idle source is heard
+		time.Sleep(time.Second)
+		g, err = c.b.Glance(limited(t, patience))
+		require.NoError(t, err)
+		require.Less(t, g.SourceSeen, time.Millisecond)
+	}
 
 	// A closed instance is not to be written to, and says so.
 	outcome, why = func() (dbrepl.WriteOutcome, string) { return c.b.TryWrite(limited(t, time.Second), "x", false) }()
