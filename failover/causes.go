@@ -54,7 +54,7 @@ func causeWords(cause string) (means, look string) {
 		return "the agent on its host is gone, and the server answers the others: it goes on, with nobody to open or close it",
 			"the agent's log on that host, and start it"
 	case "restarted":
-		return "the server came back in place under the same name, and is closed until it is opened again", "why it went: its error log"
+		return "the server came back in place under the same name half a minute ago at most; it started closed, and is open as soon as its agent has opened it", "why it went: its error log"
 	}
 	return gossipCauseWords(cause)
 }

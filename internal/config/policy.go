@@ -118,8 +118,10 @@ type Detection struct {
 	// mistakes a large transaction for that.
 	WriteStall time.Duration `yaml:"write_stall" only:"profile=custom" default:"5s" min:"100ms" max:"10m"`
 	// After what time without a single acknowledgement a primary whose commits
-	// wait counts as starved (wan: 4s); at least twice query_timeout. Replicas
-	// give a source up that they have not heard for twice as long.
+	// wait counts as starved (wan: 4s); at least twice query_timeout. Less notices
+	// sooner; too little takes the pause of a replica for that. (After what time
+	// replicas give a silent source up follows freshness: twice as long, in whole
+	// seconds.)
 	StarvedAfter time.Duration `yaml:"starved_after" only:"profile=custom" default:"1s" min:"10ms" max:"5m"`
 	// How often gossip asks a member whether it lives (wan: 1500ms). Less
 	// notices a silent member sooner and costs CPU.
