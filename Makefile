@@ -65,12 +65,17 @@ test: need-cc fetch ## Run every test with the race detector, on real servers (P
 	$(if $(DEPLOY),,@echo 'make test: docs/deploy is left out: install supervisor and systemd to test it too')
 	$(GO) test -race -tags $(TEST_TAGS) $(FAST) -timeout 20m -p $(TEST_P) $(ARGS) $(FIRST) $(PKG)
 
-# Rounds of soak-failover.
+# Rounds of soak-failover and of detection.
 ROUNDS ?= 20
 
 .PHONY: soak-failover
 soak-failover: fetch ## Kill and switch over under load, ROUNDS times, then a minute without etcd; count the rows
 	$(GO) test -tags $(TAGS) -buildvcs=false -count=1 -v -timeout 2h -run '^(TestAlternatingKillsAndSwitchovers|TestEtcdGone)$$' ./internal/acceptance -args -rounds $(ROUNDS) -etcd-gone 1m -pause 2ms
+
+.PHONY: detection
+detection: fetch ## Make each fault of a real server, and silence a host, ROUNDS=20 times; print from fault to verdict against the bars
+	CI=1 $(GO) test -tags $(TAGS) -buildvcs=false -count=1 -v -timeout 3h -run '^TestFaultsOfARealServerAreDeclared$$' ./cmd/interrex -args -rounds $(ROUNDS)
+	CI=1 $(GO) test -tags $(TAGS) -buildvcs=false -count=1 -v -timeout 3h -run '^TestSilentHost$$' ./internal/acceptance/cutoff -args -rounds $(ROUNDS)
 
 # How long soak keeps each of its noises up, and which of them (a pattern).
 NOISE  ?= 30m
