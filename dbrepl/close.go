@@ -188,7 +188,7 @@ func (i *Instance) releaseApplier(ctx context.Context, limit time.Duration) (end
 	if err != nil || !current.configured() || current.receiver != "OFF" {
 		return false
 	}
-	rest, err := i.unapplied(ctx)
+	_, rest, err := i.unexecuted(ctx)
 	if err == nil && rest.IsEmpty() {
 		err = i.dropUnfinished(ctx, limit)
 	}

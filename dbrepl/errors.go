@@ -42,6 +42,11 @@ var (
 	// ErrNotReplicated is returned by Retire for an instance that has received
 	// what it has not executed; its relay log is kept (I8).
 	ErrNotReplicated = errors.New("received transactions are not executed")
+	// ErrForgotten is returned by Follow when the server has dropped what was
+	// received and not executed, because its applier failed as the source was
+	// changed. The source is changed. What the instance acknowledged may be
+	// gone from it: it proves nothing before it has caught up (I1).
+	ErrForgotten = errors.New("received transactions were dropped before they were executed")
 	// ErrIncomplete is returned by SaveErrant when the binary logs do not have
 	// all that was asked for; no file was left.
 	ErrIncomplete = errors.New("not all transactions are in the binary logs")

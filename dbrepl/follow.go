@@ -7,6 +7,8 @@ import (
 	"time"
 
 	"go.uber.org/zap"
+
+	"interrex/internal/gtid"
 )
 
 // heartbeatUnit is the finest the server keeps a heartbeat period in.
@@ -23,6 +25,11 @@ type FollowSpec struct {
 	// Acker switches acknowledging on. Only for an instance that is in the
 	// register (I3).
 	Acker bool
+	// AtRisk, if it is set, is called before a change of source while something
+	// is received and not executed, which the server may drop (ErrForgotten).
+	// Only after Follow has succeeded it is certain that nothing was dropped. Its
+	// error ends the order, with nothing changed.
+	AtRisk func() error
 }
 
 // Follow closes the instance, ends its role as a semi-sync source, and makes
@@ -34,7 +41,8 @@ type FollowSpec struct {
 // The caller has made sure that the source has all that this instance ever
 // received: a change of source may drop what was received and is not executed.
 // An instance whose applier does not run and which has such transactions is
-// refused all the same, with ErrApplierStopped. ErrCommitsWaiting: see there.
+// refused all the same, with ErrApplierStopped; if it is seen afterwards that
+// they were dropped, the error is ErrForgotten. ErrCommitsWaiting: see there.
 func (i *Instance) Follow(ctx context.Context, spec FollowSpec) error {
 	err := i.follow(ctx, spec)
 	if isServerError(err, errApplierMetadata) {
@@ -103,7 +111,7 @@ func (i *Instance) follow(ctx context.Context, spec FollowSpec) error {
 		if err := i.keepRelayLog(ctx); err != nil {
 			return err
 		}
-		if err := i.point(ctx, spec, current.autoPosition); err != nil {
+		if err := i.repoint(ctx, spec, current.autoPosition); err != nil {
 			return err
 		}
 	}
@@ -183,31 +191,66 @@ func (i *Instance) ackerState(ctx context.Context) (ackerState, error) {
 	return a, nil
 }
 
+// provenAfter is how long an applier that had to be started is watched: what
+// stopped it is mostly met again at once.
+const provenAfter = time.Second
+
 // keepRelayLog sees to it that a change of source drops nothing that is not
-// executed: a running applier keeps its relay log (I8).
+// executed: a running applier keeps its relay log (I8). One that was stopped has
+// to execute what is left, or to run for provenAfter.
 func (i *Instance) keepRelayLog(ctx context.Context) error {
 	current, err := i.replication(ctx)
 	if err != nil || !current.configured() || current.applier == "ON" {
 		return err
 	}
-	executed, err := executedSet(ctx, i.command)
+	_, err = i.catchUp(ctx, current.retrieved, time.Now().Add(provenAfter))
+	if errors.Is(err, ErrNotCaughtUp) {
+		return nil
+	}
+	return err
+}
+
+// repoint changes the source, and looks afterwards whether all is there that was
+// received. An applier that fails between the last look at it and the change
+// is one that does not run, and the server then drops the relay log. It cannot be
+// told not to: the option that keeps it, RELAY_LOG_FILE, is refused while
+// positions are automatic (error 1776).
+func (i *Instance) repoint(ctx context.Context, spec FollowSpec, autoPosition bool) error {
+	received, rest, err := i.unexecuted(ctx)
 	if err != nil {
 		return err
 	}
-	rest := current.retrieved.Minus(executed)
-	if rest.IsEmpty() {
-		return nil
+	if rest.IsEmpty() { // and nothing comes: the receiver is stopped
+		return i.point(ctx, spec, autoPosition)
 	}
-	if err := i.order(ctx, "START REPLICA SQL_THREAD FOR CHANNEL ''"); err != nil {
+	if spec.AtRisk != nil {
+		if err := spec.AtRisk(); err != nil {
+			return err
+		}
+	}
+	if err := i.point(ctx, spec, autoPosition); err != nil {
 		return err
 	}
-	if current, err = i.replication(ctx); err != nil {
-		return err
+	left, _, err := i.unexecuted(ctx)
+	if err != nil {
+		return fmt.Errorf("look what the change of source has left: %w", err)
 	}
-	if current.applier != "ON" {
-		return fmt.Errorf("%w with %d transactions unapplied: %s", ErrApplierStopped, rest.Count(), current.applierError)
+	if lost := received.Minus(left); !lost.IsEmpty() {
+		i.log.Error("the applier failed while the source was changed, and the server dropped what it had received",
+			zap.Uint64("transactions", lost.Count()), zap.String("gtids", lost.String()))
+		return fmt.Errorf("%w: %s", ErrForgotten, lost)
 	}
 	return nil
+}
+
+// unexecuted is what is executed or received, and what of it is not executed.
+func (i *Instance) unexecuted(ctx context.Context) (received, rest gtid.Set, err error) {
+	executed, err := executedSet(ctx, i.command)
+	if err != nil {
+		return received, rest, err
+	}
+	current, err := i.replication(ctx)
+	return executed.Union(current.retrieved), current.retrieved.Minus(executed), err
 }
 
 // pointLimit bounds a change of source, which takes milliseconds.

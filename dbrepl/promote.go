@@ -213,7 +213,7 @@ func (i *Instance) retire(ctx context.Context) error {
 		if err := i.order(ctx, "STOP REPLICA IO_THREAD FOR CHANNEL ''"); err != nil {
 			return err
 		}
-		rest, err := i.unapplied(ctx)
+		_, rest, err := i.unexecuted(ctx)
 		if err != nil {
 			return err
 		}
@@ -230,17 +230,6 @@ func (i *Instance) retire(ctx context.Context) error {
 		}
 	}
 	return i.order(ctx, "SET GLOBAL rpl_semi_sync_replica_enabled = OFF")
-}
-
-// unapplied is what a stopped receiver has received whole and the applier has
-// not executed.
-func (i *Instance) unapplied(ctx context.Context) (gtid.Set, error) {
-	executed, err := executedSet(ctx, i.command)
-	if err != nil {
-		return gtid.Set{}, err
-	}
-	current, err := i.replication(ctx)
-	return current.retrieved.Minus(executed), err
 }
 
 // dropUnfinished ends an applier that is in the middle of a transaction of

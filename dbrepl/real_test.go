@@ -29,6 +29,9 @@ func TestOnRealServers(t *testing.T) {
 		{"close for a switchover", closeWrites},
 		{"closing that hangs", closingHangs},
 		{"damaged relay log", damagedRelayLog},
+		{"relay log kept in a change of source", relayLogKept},
+		{"applier fails in a change of source", applierFailsInAChange},
+		{"option that keeps relay log", relayLogOption},
 		{"crash while retiring", crashWhileRetiring},
 		{"unfinished transaction", unfinishedTransaction},
 		{"privileged account on a replica", privilegedWriter},
@@ -247,9 +250,11 @@ func freezeAndCatchUp(t *testing.T, c *cluster) {
 	require.NotEmpty(t, c.c.status(t).Source.ApplierError)
 	// And its relay log is not thrown away for another source.
 	err = c.c.Follow(limited(t, patience), dbrepl.FollowSpec{Host: c.b.host, Port: c.b.port})
-	if err != nil { // the applier may not have failed yet when it was looked at
-		require.ErrorIs(t, err, dbrepl.ErrApplierStopped)
-	}
+	require.ErrorIs(t, err, dbrepl.ErrApplierStopped)
+	require.ErrorContains(t, err, "Duplicate entry")
+	s := c.c.status(t)
+	require.Equal(t, c.a.port, s.Source.Port)
+	require.True(t, s.Received.Contains(received), "all that it acknowledged")
 
 	// A frozen acker that follows again lets the waiting commits go.
 	require.NoError(t, c.b.Follow(limited(t, patience), dbrepl.FollowSpec{Host: c.a.host, Port: c.a.port, Acker: true}))

@@ -72,6 +72,7 @@ type server struct {
 	shut              map[string]bool // users that may not receive from it
 	held              bool            // the applier does not get on
 	fault             string          // why the applier has stopped
+	frail             bool            // the applier fails as the source is changed
 	stalled           bool            // the receiver is connected and gets nothing
 	marker            topology.Marker
 	unarmable         bool
@@ -399,14 +400,33 @@ func (s *server) Retire(ctx context.Context) error {
 }
 
 func (s *server) Follow(ctx context.Context, spec dbrepl.FollowSpec) error {
+	var to *server
+	atRisk := false
+	s.fleet.change(func() {
+		if !s.alive() || len(s.acks) > 0 {
+			return
+		}
+		for _, o := range s.fleet.servers {
+			if o.address == net.JoinHostPort(spec.Host, strconv.Itoa(spec.Port)) {
+				to = o
+			}
+		}
+		atRisk = s.source != nil && s.source != to && !s.executed.Contains(s.received)
+		s.receiverOn = s.receiverOn && s.source == to
+	})
+	if atRisk && spec.AtRisk != nil {
+		if err := spec.AtRisk(); err != nil {
+			return err
+		}
+	}
 	return s.order(ctx, func() error {
 		if len(s.acks) > 0 {
 			return dbrepl.ErrCommitsWaiting
 		}
-		for _, o := range s.fleet.servers {
-			if o.address == net.JoinHostPort(spec.Host, strconv.Itoa(spec.Port)) {
-				s.source = o
-			}
+		s.source = to
+		if atRisk && s.frail {
+			s.received, s.receiverOn = s.executed, false
+			return dbrepl.ErrForgotten
 		}
 		s.superRO, s.readOnly, s.armed, s.acker, s.receiverOn = true, true, false, spec.Acker, true
 		return nil

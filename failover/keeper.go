@@ -84,6 +84,7 @@ type Keeper struct {
 	life     context.Context // of Run; what outlives a command ends with it
 	nodes    Nodes           // set by Run
 	progress *RebuildProgress
+	risks    int // begun and ended, see point
 	errant   *gtid.Set
 	obeyed   obeyed
 	stuck    stuck

@@ -2,8 +2,11 @@ package failover
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
+
+	"go.uber.org/zap"
 
 	"interrex/dbrepl"
 	"interrex/internal/gtid"
@@ -64,13 +67,46 @@ func (k *Keeper) Follow(ctx context.Context, req FollowRequest) error {
 	if err != nil {
 		return fmt.Errorf("follow %s: %w", req.Source, err)
 	}
-	if err := k.inst.Follow(ctx, dbrepl.FollowSpec{Host: host, Port: port, Acker: req.Acker}); err != nil {
+	if err := k.point(ctx, dbrepl.FollowSpec{Host: host, Port: port, Acker: req.Acker}); err != nil {
 		return fmt.Errorf("follow %s: %w", req.Source, err)
 	}
 	k.mu.Lock()
 	k.errant = nil
 	k.mu.Unlock()
 	return nil
+}
+
+// point has the instance follow. The server may drop what it has received and
+// not executed, acknowledged though it is, if its applier fails as the source is
+// changed. While that may be, the instance proves nothing: not where this agent
+// ends in the middle of it either, nor by a look that was begun before (I1). If
+// it was so, it has to catch up first, as after a restart.
+func (k *Keeper) point(ctx context.Context, spec dbrepl.FollowSpec) error {
+	withheld, atRisk := "", false
+	spec.AtRisk = func() error {
+		k.mu.Lock()
+		defer k.mu.Unlock()
+		if !atRisk {
+			k.risks++
+			withheld, atRisk = k.promises.boot(), true
+		}
+		return k.promises.certify("")
+	}
+	err := k.inst.Follow(ctx, spec)
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if atRisk {
+		k.risks++
+	}
+	switch {
+	case errors.Is(err, dbrepl.ErrForgotten):
+		k.log.Error("instance has forgotten what it may have acknowledged: it proves nothing until it has caught up", zap.Error(err))
+	case err == nil && withheld != "":
+		if cerr := k.promises.certify(withheld); cerr != nil {
+			k.log.Warn("certificate of the instance was not given back: it proves nothing until it has caught up", zap.Error(cerr))
+		}
+	}
+	return err
 }
 
 // alone is what was received here and the source lacks. What the source has

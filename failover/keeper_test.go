@@ -448,8 +448,8 @@ func TestKeeperObeysNothingWhileItRebuilds(t *testing.T) {
 		st, err := k("n3").Status(ctx)
 		require.NoError(t, err)
 		require.True(t, st.Rebuild.Underway())
-		require.ErrorIs(t, k("n3").attest("boot", nil), ErrBusy, "nor does a look that has begun before")
-		require.ErrorIs(t, k("n3").attest("boot", k("n3").lastRebuild()), ErrBusy)
+		require.ErrorIs(t, k("n3").attest("boot", looking{}), ErrBusy, "nor does a look that has begun before")
+		require.ErrorIs(t, k("n3").attest("boot", k("n3").beginLook()), ErrBusy)
 		require.False(t, st.Certified, "the relay log is gone, with what it acknowledged")
 		require.Equal(t, "/saved/errant.sql", st.Rebuild.SavedFile)
 		job.done <- nil

@@ -67,6 +67,13 @@ func (s *promiseStore) certified(boot string) bool {
 	return boot != "" && s.p.CertifiedBoot == boot
 }
 
+// boot is the server process that is certified; empty: none is.
+func (s *promiseStore) boot() string {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.p.CertifiedBoot
+}
+
 // promise records that epoch was seen; a lower one changes nothing.
 func (s *promiseStore) promise(epoch topology.Epoch) error {
 	s.mu.Lock()

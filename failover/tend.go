@@ -192,23 +192,34 @@ func (k *Keeper) desert(ctx context.Context, state election.State) {
 	}
 }
 
-// attest keeps the certificate, but not where a rebuild has begun since the look
-// that it is the result of, whether that still goes on or has failed.
-func (k *Keeper) attest(boot string, rebuild *RebuildProgress) error {
+// looking is what may make a look at what the instance has received worthless:
+// the rebuild that has begun last (nil: none has), and how often a change of
+// source that put it at risk was begun or ended.
+type looking struct {
+	rebuild *RebuildProgress
+	risks   int
+}
+
+// disturbed tells whether what is seen now may be gone the moment after.
+func (l looking) disturbed() bool { return l.rebuild.Underway() || l.risks%2 != 0 }
+
+// attest keeps the certificate, but not where a rebuild or a change of source
+// has begun since the look that it is the result of, whether that still goes on
+// or has failed.
+func (k *Keeper) attest(boot string, look looking) error {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	if k.progress != rebuild || rebuild.Underway() {
+	if look != (looking{k.progress, k.risks}) || look.disturbed() {
 		return ErrBusy
 	}
 	k.log.Info("instance has caught up since it started", zap.String("boot", boot))
 	return k.promises.certify(boot)
 }
 
-// lastRebuild is the rebuild that has begun last; nil: none has.
-func (k *Keeper) lastRebuild() *RebuildProgress {
+func (k *Keeper) beginLook() looking {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	return k.progress
+	return looking{k.progress, k.risks}
 }
 
 // certify records that this boot holds everything the instance acknowledged
@@ -216,9 +227,9 @@ func (k *Keeper) lastRebuild() *RebuildProgress {
 // committed or is committing contains every such commit; once all of that is
 // received here, nothing is missing.
 func (k *Keeper) certify(ctx context.Context, st dbrepl.Status, state election.State) error {
-	rebuild := k.lastRebuild()
-	if k.rebuilding() {
-		return ErrBusy // what was seen so far may be from before it
+	look := k.beginLook()
+	if look.disturbed() {
+		return ErrBusy
 	}
 	primary, err := k.peers().Node(state.Primary.Node)
 	if err != nil {
@@ -243,7 +254,7 @@ func (k *Keeper) certify(ctx context.Context, st dbrepl.Status, state election.S
 			return errors.New("server restarted meanwhile")
 		}
 		if now.Received.Contains(want) {
-			return k.attest(st.BootID, rebuild)
+			return k.attest(st.BootID, look)
 		}
 		select {
 		case <-ctx.Done():

@@ -326,12 +326,12 @@ func (i instance) Follow(ctx context.Context, spec dbrepl.FollowSpec) error {
 	if err != nil {
 		return err
 	}
-	type state struct{ pointed, acker, runs bool }
+	type state struct{ pointed, acker, runs, backlog bool }
 	now, err := read(ctx, i, "read replication", func() state {
 		acker := s.ackerFlag == spec.Acker && (s.stream == nil || s.stream.acker == spec.Acker)
-		return state{s.source == source, acker, s.receiverOn && s.applierOn}
+		return state{s.source == source, acker, s.receiverOn && s.applierOn, !s.executed.Contains(s.retrieved)}
 	})
-	if err != nil || now == (state{true, true, true}) {
+	if err != nil || now.pointed && now.acker && now.runs {
 		return err
 	}
 	if !now.pointed || !now.acker {
@@ -343,6 +343,11 @@ func (i instance) Follow(ctx context.Context, spec dbrepl.FollowSpec) error {
 		return err
 	}
 	if !now.pointed {
+		if now.backlog {
+			if err := spec.AtRisk(); err != nil {
+				return err
+			}
+		}
 		// Never cut short.
 		err := i.set(context.WithoutCancel(ctx), "point", func() error {
 			if s.receiverOn {
