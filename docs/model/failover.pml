@@ -101,9 +101,12 @@ bit  aha[EM+1];         /* ... and to acknowledge */
 byte le, lk, lst, lto = NONE, seen, cnt, un;
 bit  oc;                /* the old primary itself is closed */
 byte l1;                /* epoch of an older leader that goes on, 0: none */
-#ifdef TWO              /* what that one knows, where it matters */
+#ifdef TWO              /* what that one knows: it goes on to record, too */
 byte l1seen, l1cnt, l1un, l1from = NONE;
 bit  l1oc;
+#define ENDED1 l1 = 0; l1seen = 0; l1cnt = 0; l1un = 0; l1oc = 0; l1from = NONE
+#else
+#define ENDED1 l1 = 0
 #endif
 #ifdef MUT_SURVEY_FIRST
 byte frz;
@@ -207,7 +210,7 @@ inline forget() {
 	:: else -> break
 	od;
 	x = 0;
-	if :: l1 != 0 && prom[0] > l1 && prom[1] > l1 && prom[2] > l1 -> l1 = 0 :: else fi
+	if :: l1 != 0 && prom[0] > l1 && prom[1] > l1 && prom[2] > l1 -> ENDED1 :: else fi
 #else
 	skip
 #endif
@@ -341,16 +344,23 @@ inline openwrites(i) {  /* the marker was acknowledged */
 
 #define BEGIN(kind) \
 	if \
-	:: lst == 1 || lst == 2 -> l1 = le; tookover = 1 \
+	:: lst == 1 || lst == 2 -> l1 = le; KEEP; tookover = 1 \
 	:: lst == 3 -> tookover = 1 \
 	:: else \
 	fi; \
-	KEEP; CHANGED; \
+	CHANGED; \
 	NEXT; \
 	/* I5: no epoch is issued twice. */ \
 	FRESH; \
 	hi = E; le = E; lk = kind; lst = 1; lto = NONE; seen = 0; cnt = 0; un = UNION0; oc = 0; CLEARF
 
+/* Every change of the record is a transaction that compares it with what the
+ * leader knows, which is a record of the epoch that it has claimed. */
+#ifdef MUT_NO_CAS
+#define CAS(e) 1
+#else
+#define CAS(e) ((e) == E)
+#endif
 #ifdef TWO
 #define KEEP l1seen = seen; l1cnt = cnt; l1un = un; l1oc = oc; l1from = ((lst == 1 && lk == FAILOVER) -> PRIM : NONE)
 #else
@@ -363,7 +373,7 @@ inline openwrites(i) {  /* the marker was acknowledged */
 #else
 #define NEXT E = E + 1
 #endif
-#if defined(MUT_SAME_EPOCH) || defined(MUT_RECYCLED_EFFECT)
+#if defined(MUT_SAME_EPOCH) || defined(RECYCLED_EFFECT)
 #define FRESH skip
 #else
 #define FRESH assert(E > hi)
@@ -507,6 +517,11 @@ inline record(c) {      /* caught up, then the point of no return */
 #else
 #define WIT skip
 #endif
+#ifdef WIT_REFUSED
+#define WITREFUSED assert(0)
+#else
+#define WITREFUSED skip
+#endif
 #ifdef WIT_READMIT
 bit dropped[N];
 #define WITADMIT assert(!dropped[i])
@@ -563,9 +578,9 @@ inline rebuild(i) {
 	:: d_step { lst == 1 && lk == FAILOVER && i == PRIM && prom[i] < le && wait[i] != 0 -> PROMISE(i, le); forget() } \
 	:: d_step { lst == 1 && lk == RESUME && i == PRIM && MAY(i,le) && LACKS(exe[i], base) == 0 -> lookold(i) } \
 	:: d_step { lst == 2 && !HAS(seen,i) -> look(i) } \
-	:: d_step { lst == 1 && lk == FAILOVER && le == E && HAS(seen,i) && ENOUGH(cnt, oc) && FIT(i) && CNT(FOLLOWING(i, FAILOVER)) >= ACKS -> record(i) } \
-	:: d_step { lst == 2 && lk == SWITCHOVER && le == E && i == lto && HAS(seen,i) && oc && MAY(i,le) && FIT(i) && CNT(FOLLOWING(i, SWITCHOVER)) >= ACKS -> record(i) } \
-	:: d_step { lst == 2 && lk == RESUME && le == E && i == PRIM && CNT(FOLLOWING(i, RESUME)) >= ACKS -> record(i) } \
+	:: d_step { lst == 1 && lk == FAILOVER && CAS(le) && HAS(seen,i) && ENOUGH(cnt, oc) && FIT(i) && CNT(FOLLOWING(i, FAILOVER)) >= ACKS -> record(i) } \
+	:: d_step { lst == 2 && lk == SWITCHOVER && CAS(le) && i == lto && HAS(seen,i) && oc && MAY(i,le) && FIT(i) && CNT(FOLLOWING(i, SWITCHOVER)) >= ACKS -> record(i) } \
+	:: d_step { lst == 2 && lk == RESUME && CAS(le) && i == PRIM && CNT(FOLLOWING(i, RESUME)) >= ACKS -> record(i) } \
 	:: d_step { l1 != 0 && prom[i] < l1 -> late(i) }
 
 #define QUIETLY(i) \
@@ -610,7 +625,7 @@ end:	do
 #endif
 	EACH(LEADER)
 	EACH(QUIETLY)
-	:: d_step { lst == 3 && le == E && open[PRIM] && oep[PRIM] == E -> done() }
+	:: d_step { lst == 3 && CAS(le) && open[PRIM] && oep[PRIM] == E -> done() }
 	:: d_step { CANCLAIM -> claim(FAILOVER) }
 	:: d_step { CANCLAIM -> claim(RESUME) }
 #ifndef NO_SWITCHOVER
@@ -625,9 +640,13 @@ end:	do
 	EACH(SWITCH)
 #endif
 #ifdef TWO
+/* The older leader has all that it needs to record i. With the comparison, it
+ * learns at the latest by being refused that it is superseded. */
+#define READY(i) (l1from != NONE && i != l1from && HAS(l1seen,i) && ENOUGH(l1cnt, l1oc) && LACKS(rcv[i], l1un) == 0 && (l1seen & ~B(i)) != 0)
 #define OLDER(i) \
-	:: d_step { l1 != 0 && l1from != NONE && i != l1from && HAS(l1seen,i) && ENOUGH(l1cnt, l1oc) && LACKS(rcv[i], l1un) == 0 && (l1seen & ~B(i)) != 0 -> \
-		seen = l1seen; cnt = l1cnt; un = l1un; oc = l1oc; lk = FAILOVER; le = l1; E = l1; l1 = 0; record(i) }
+	:: d_step { l1 != 0 && READY(i) && CAS(l1) -> \
+		seen = l1seen; cnt = l1cnt; un = l1un; oc = l1oc; lk = FAILOVER; le = l1; E = l1; ENDED1; record(i) } \
+	:: d_step { l1 != 0 && READY(i) && !CAS(l1) -> WITREFUSED; ENDED1 }
 	EACH(OLDER)
 #endif
 #ifdef MUT_SURVEY_FIRST

@@ -46,11 +46,13 @@ wanted() {
 full -DEM=2 -DWM=1 -DCM=1
 full -DEM=2 -DWM=1 -DCM=1 -DREGISTER=2
 if [ "$share" != short ]; then
+	full -DTWO -DEM=3 -DWM=1 -DCM=0
 	full -DEM=2 -DWM=1 -DCM=0 -DREGISTER=1
 	full -DNO_WHOLE -DEM=2 -DWM=1 -DCM=0 -DREGISTER=1
 fi
 if [ "$share" = all ]; then
 	full -DEM=3 -DWM=1 -DCM=1
+	full -DTWO -DEM=3 -DWM=1 -DCM=1
 	full -DEM=3 -DWM=2 -DCM=0
 	full -DEM=3 -DWM=1 -DCM=0 -DK0=2
 	full -DEM=2 -DWM=2 -DCM=2
@@ -61,6 +63,7 @@ fi
 for w in FAILOVER SWITCHOVER RESUME TAKEOVER; do
 	witness $w -DEM=3 -DWM=1 -DCM=0
 done
+witness REFUSED -DEM=3 -DWM=1 -DCM=0 -DTWO
 witness READMIT -DEM=2 -DWM=1 -DCM=0 -DREGISTER=1
 mutant NO_REVOKE -DEM=3 -DWM=1 -DCM=0
 mutant SURVEY_FIRST -DEM=2 -DWM=1 -DCM=0
