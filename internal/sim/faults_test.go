@@ -192,7 +192,7 @@ func (w *world) target(f fault) (s *server, a *agent) {
 	s, a = w.servers[f.a%len(w.servers)], w.agents[f.a%len(w.agents)]
 	st := w.store.state
 	switch f.kind {
-	case killPrimary, freezePrimary, hangPrimary, killPrimaryHost, cutPrimary, cutPrimaryOff:
+	case killPrimary, freezePrimary, hangPrimary, killPrimaryHost, cutPrimary, cutPrimaryOff, politeStop:
 		if st.Primary != nil {
 			s = w.server(st.Primary.Node)
 		}
@@ -224,15 +224,7 @@ func (w *world) strike(f fault) (heal func()) {
 		s.kill()
 		return func() { s.start(f.coin) }
 	case politeStop:
-		// As the product's stop hook does it: sessions first.
-		s.endSessions()
-		healed := false
-		l.later(10*time.Millisecond, 50*time.Millisecond, func() {
-			if !healed {
-				s.kill()
-			}
-		})
-		return func() { healed = true; s.start(false) }
+		return w.stopPolitely(s, f.coin)
 	case freezeServer, freezePrimary, freezeCandidate:
 		s.frozen = s.up
 		return s.thaw
@@ -282,6 +274,27 @@ func (w *world) strike(f fault) (heal func()) {
 		}
 	}
 	return w.strikeMore(f, s, a, other)
+}
+
+// stopPolitely stops a server as the product's stop hook does, in half of the
+// cases while its commits wait for replicas that do not hear of it.
+func (w *world) stopPolitely(s *server, unheard bool) (heal func()) {
+	mend, rest, healed := func() {}, func() {}, false
+	if unheard {
+		mend = w.net.cut(around(s.name, w.hosts(), replication))
+	}
+	w.loop.later(20*time.Millisecond, 200*time.Millisecond, func() {
+		if !healed {
+			rest = s.stopPolitely()
+			w.loop.later(10*time.Millisecond, 50*time.Millisecond, rest)
+		}
+	})
+	return func() {
+		healed = true
+		rest()
+		mend()
+		s.start(false)
+	}
 }
 
 func (w *world) steal(a *agent) {

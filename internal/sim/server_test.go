@@ -68,7 +68,9 @@ type commit struct {
 	id     gtid.Set
 	logged bool
 	acks   uint64
-	marker *topology.Marker
+	// released: it is answered all the same (SIGTERM).
+	released bool
+	marker   *topology.Marker
 	// answer tells its session; nil once that is gone.
 	answer func(err error)
 	began  time.Duration
@@ -184,7 +186,7 @@ func (s *server) flush(c *commit) {
 // settle commits in the engine what has its acknowledgements.
 func (s *server) settle() {
 	for _, c := range slices.Clone(s.commits) {
-		if !c.logged || (s.armed && bits.OnesCount64(c.acks) < s.k) {
+		if !c.logged || (s.armed && !c.released && bits.OnesCount64(c.acks) < s.k) {
 			continue
 		}
 		s.commits = slices.DeleteFunc(s.commits, func(o *commit) bool { return o == c })
@@ -211,6 +213,39 @@ func (s *server) endSessions() {
 			c.answer = nil
 		}
 	}
+}
+
+// stopPolitely begins what the product's stop hook does (interrex mysql stop) and
+// returns the rest of it: sessions are ended, the server is closed, and only
+// if no commit waits then, SIGTERM, otherwise SIGKILL.
+func (s *server) stopPolitely() (rest func()) {
+	stopped, closed := false, false
+	if !s.w.doubles.sessionsStay {
+		s.endSessions()
+		s.close(func() { closed = true })
+	}
+	return func() {
+		switch {
+		case stopped:
+		case s.w.doubles.sessionsStay, closed && s.superRO && len(s.commits) == 0:
+			s.terminate()
+		default:
+			s.kill()
+		}
+		stopped = true
+	}
+}
+
+// terminate is SIGTERM: as the server ends, it answers every commit that waits
+// with OK (MYSQL.md). A frozen one does not hear of it, and is killed in the end.
+func (s *server) terminate() {
+	if s.alive() {
+		for _, c := range s.commits {
+			c.released = true
+		}
+		s.settle()
+	}
+	s.kill()
 }
 
 // committing is what is in the binary log and waits.

@@ -49,7 +49,9 @@ type doubles struct {
 	instance   func(failover.Instance, instance) failover.Instance
 	node       func(failover.Node, *agent) failover.Node
 	startsOpen bool // configuration does not close a server that starts
-	anyBase    bool // the store changes the record whatever it is and whoever leads
+	// A polite stop ends no session, and does not close the server.
+	sessionsStay bool
+	anyBase      bool // the store changes the record whatever it is and whoever leads
 }
 
 type markerRow struct {
