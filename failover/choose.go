@@ -243,6 +243,9 @@ func followersOf(candidate Frozen, s survey, p choosePolicy) []Frozen {
 		if !f.Closed && !(p.kind == election.Switchover && f.Node == p.from) { // which is closed in its course
 			continue
 		}
+		if f.Closed && !will.Of(f.ServerUUID).Minus(f.Received).Minus(f.Committing).IsEmpty() {
+			continue // it has lost them, and nobody can send it what it wrote itself
+		}
 		more := f.Received.Union(f.Committing).Minus(will).UUIDs()
 		if len(more) == 0 || (live && slices.Equal(more, []string{s.oldUUID})) {
 			out = append(out, f)

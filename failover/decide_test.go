@@ -481,6 +481,16 @@ func TestDecideRemedy(t *testing.T) {
 			change: []func(*View){purged, inst(func(i *dbrepl.Status) { i.Executed, i.Received = gtids("1:1-4"), gtids("1:1-4") })},
 		},
 		{
+			name: "has lost transactions of its own", rebuild: true, want: remedyRebuild,
+			change: []func(*View){with("n1", func(_ *NodeStatus, i *dbrepl.Status) { i.Executed = gtids("1:1-9,2:1-3") }), inst(func(i *dbrepl.Status) { i.Executed, i.Received = gtids("1:1-9,2:1-2"), gtids("1:1-9,2:1-2") })},
+		},
+		{
+			name: "was seen while it was the primary", rebuild: true, want: remedyFollow,
+			change: []func(*View){with("n1", func(_ *NodeStatus, i *dbrepl.Status) { i.Executed = gtids("1:1-9,2:1-3") }), inst(func(i *dbrepl.Status) {
+				i.Executed, i.Received, i.SuperReadOnly = gtids("1:1-9,2:1-2"), gtids("1:1-9,2:1-2"), false
+			})},
+		},
+		{
 			name: "what the primary is committing is not errant", want: remedyNone,
 			change: []func(*View){inst(func(i *dbrepl.Status) { i.Received = gtids("1:1-10") }), with("n1", func(_ *NodeStatus, i *dbrepl.Status) { i.Committing = gtids("1:10") })},
 		},

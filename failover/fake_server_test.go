@@ -132,7 +132,9 @@ func (s *server) replicate() {
 		return
 	}
 	if s.connected() && !s.stalled {
-		s.received = s.received.Union(s.source.executed).Union(s.source.committing)
+		sent := s.source.executed.Union(s.source.committing)
+		// A receiver passes over what bears its own server's id.
+		s.received = s.received.Union(sent.Minus(sent.Of(s.uuid)))
 		for id, by := range s.source.acks {
 			if s.acker && s.received.Contains(gtid.MustParse(id)) {
 				by[s.name] = true

@@ -68,7 +68,7 @@ func decideRemedy(state election.State, n NodeStatus, primary NodeStatus, p Poli
 	inst, has := n.Instance, primary.Instance.Executed.Union(primary.Instance.Committing)
 	errant := inst.Received.Minus(has)
 	src := inst.Source
-	if !errant.IsEmpty() || cutFrom(inst, primary.Instance) {
+	if !errant.IsEmpty() || cutFrom(inst, primary.Instance) || !lacksOwn(inst, has).IsEmpty() {
 		return remedyBeyond(inst.Executed.Intersect(has), errant, p), errant
 	}
 	switch {
@@ -118,6 +118,26 @@ func cutFrom(inst, primary *dbrepl.Status) bool {
 	return !receives && !primary.Purged.Minus(inst.Received).IsEmpty()
 }
 
+// lacksOwn is what a closed instance once wrote itself, is in has, and is not on it
+// any more: its disk was put back. Replication does not bring it back, as a receiver
+// passes over what bears its own server's id; only a copy does. The rest would come,
+// and reads show a hole.
+func lacksOwn(inst *dbrepl.Status, has gtid.Set) gtid.Set {
+	if !inst.SuperReadOnly {
+		return gtid.Set{} // seen while it was the primary
+	}
+	return has.Of(inst.ServerUUID).Minus(inst.Received).Minus(inst.Executed).Minus(inst.Committing)
+}
+
+// irretrievable is what an instance lacks and nobody can send it, in words and in
+// transactions.
+func irretrievable(inst, primary *dbrepl.Status) (why string, lacks gtid.Set) {
+	if own := lacksOwn(inst, primary.Executed.Union(primary.Committing)); !own.IsEmpty() {
+		return "instance has lost transactions of its own, which replication does not bring back", own
+	}
+	return "instance needs binary logs that the primary has purged", primary.Purged.Minus(inst.Received)
+}
+
 // followsPrimary tells whether a receiver and an applier work behind the primary.
 func followsPrimary(src *dbrepl.SourceStatus, primary NodeStatus) bool {
 	return src != nil && src.ServerUUID == primary.Instance.ServerUUID && src.ReceiverState != "OFF" && src.ApplierOn
@@ -153,7 +173,7 @@ func (r *rejoiner) tidy(ctx context.Context, v View) {
 		what, errant := decideRemedy(v.State, n, primary, r.cfg.Policy)
 		found := errant
 		if errant.IsEmpty() && (what == remedyRebuild || what == remedyReport) {
-			found = primary.Instance.Purged.Minus(n.Instance.Received)
+			_, found = irretrievable(n.Instance, primary.Instance)
 		}
 		before := r.suspected[name]
 		r.suspected[name] = found
@@ -195,12 +215,13 @@ func (r *rejoiner) apply(ctx context.Context, v View, n, primary NodeStatus, wha
 		return r.readmit(ctx, v, n, primary)
 	case remedyRebuild:
 		r.notBefore[name] = time.Now().Add(5 * time.Second)
-		return r.rebuild(ctx, v, n, errant)
+		return r.rebuild(ctx, v, n, primary, errant)
 	case remedyReport:
 		r.notBefore[name] = time.Now().Add(30 * time.Second)
 		if errant.IsEmpty() {
-			r.log.Error("instance needs binary logs that the primary has purged and is left as it is (failover.rejoin is leave, or the two have no history in common)",
-				zap.String("instance", string(name)), zap.Stringer("purged", primary.Instance.Purged.Minus(n.Instance.Received)))
+			why, lacks := irretrievable(n.Instance, primary.Instance)
+			r.log.Error(why+", and is left as it is (failover.rejoin is leave, or the two have no history in common)",
+				zap.String("instance", string(name)), zap.Stringer("lacks", lacks))
 			return nil
 		}
 		r.log.Error("instance holds errant transactions and is left as it is (failover.rejoin is leave)",
@@ -310,7 +331,7 @@ func (r *rejoiner) recordFrom(ctx context.Context, snap election.Snapshot, epoch
 
 // rebuild orders a copy from a replica that has caught up, or else from the
 // primary: cloning costs the donor, and the primary has other work.
-func (r *rejoiner) rebuild(ctx context.Context, v View, n NodeStatus, errant gtid.Set) error {
+func (r *rejoiner) rebuild(ctx context.Context, v View, n, primary NodeStatus, errant gtid.Set) error {
 	name := n.Member.Name
 	donor := v.State.Primary.Node
 	for _, other := range slices.Sorted(maps.Keys(v.Nodes)) {
@@ -333,7 +354,8 @@ func (r *rejoiner) rebuild(ctx context.Context, v View, n NodeStatus, errant gti
 	}
 	why := "instance holds errant transactions: saving them and rebuilding"
 	if errant.IsEmpty() {
-		why = "instance needs binary logs that the primary has purged: rebuilding"
+		lack, _ := irretrievable(n.Instance, primary.Instance)
+		why = lack + ": rebuilding"
 	}
 	r.log.Warn(why, zap.String("instance", string(name)), zap.String("donor", string(donor)), zap.Stringer("errant", errant))
 	if err := node.Rebuild(ctx, RebuildRequest{Epoch: v.State.Primary.Epoch, Donor: donor, Address: address, Errant: errant}); err != nil && !errors.Is(err, ErrBusy) {
