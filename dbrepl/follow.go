@@ -27,9 +27,10 @@ type FollowSpec struct {
 	Acker bool
 	// AtRisk, if it is set, is called before a change of source while something
 	// is received and not executed, which the server may drop (ErrForgotten).
-	// Only after Follow has succeeded it is certain that nothing was dropped. Its
-	// error ends the order, with nothing changed.
+	// Only when Kept is called after it, it is certain that nothing was dropped,
+	// whatever becomes of the order. Its error ends the order, with nothing changed.
 	AtRisk func() error
+	Kept   func()
 }
 
 // Follow closes the instance, ends its role as a semi-sync source, and makes
@@ -228,20 +229,30 @@ func (i *Instance) repoint(ctx context.Context, spec FollowSpec, autoPosition bo
 			return err
 		}
 	}
-	if err := i.point(ctx, spec, autoPosition); err != nil {
-		return err
+	pointed := i.point(ctx, spec, autoPosition)
+	if errors.Is(pointed, ErrOutcomeUnknown) {
+		return pointed // it may be done yet
 	}
-	left, _, err := i.unexecuted(ctx)
+	// Also for an order that was called off: the change was not.
+	lctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), lookLimit)
+	defer cancel()
+	left, _, err := i.unexecuted(lctx)
 	if err != nil {
-		return fmt.Errorf("look what the change of source has left: %w", err)
+		return errors.Join(pointed, fmt.Errorf("look what the change of source has left: %w", err))
 	}
 	if lost := received.Minus(left); !lost.IsEmpty() {
 		i.log.Error("the applier failed while the source was changed, and the server dropped what it had received",
 			zap.Uint64("transactions", lost.Count()), zap.String("gtids", lost.String()))
 		return fmt.Errorf("%w: %s", ErrForgotten, lost)
 	}
-	return nil
+	if spec.Kept != nil {
+		spec.Kept()
+	}
+	return pointed
 }
+
+// lookLimit bounds the look after a change of source.
+const lookLimit = 2 * time.Second
 
 // unexecuted is what is executed or received, and what of it is not executed.
 func (i *Instance) unexecuted(ctx context.Context) (received, rest gtid.Set, err error) {

@@ -74,6 +74,9 @@ func (i *Instance) TryWrite(ctx context.Context, observer string, grow bool) (Wr
 	if outcome == Written && logged.outcome == WriteStalled {
 		return LogBusy, logged.detail
 	}
+	if outcome == Written && logged.outcome == WriteUnknown {
+		return logged.outcome, logged.detail // it may wait for room
+	}
 	return outcome, detail
 }
 

@@ -55,7 +55,7 @@ func (w Windows) Explain() []string {
 			"and then another member's write must hang for %v as well",
 			stalled, stalledMost, w.Canary, w.WriteTimeout, w.WriteTimeout),
 		fmt.Sprintf("a server that answers and does not write while its disk is well is declared after %v, "+
-			"by a majority whose writes hang so long", w.WriteStall),
+			"by a majority whose writes hang so long; after %v if it is saturated, as that may be its load", w.WriteStall, loadPatience*w.WriteStall),
 		fmt.Sprintf("a primary that only its own agent reaches is declared after %v-%v while clients write, because "+
 			"commits must have waited for %v without an acknowledgement; without clients when its replicas have lost it",
 			cut, cutMost, w.Starved),

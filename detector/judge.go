@@ -101,6 +101,7 @@ type own struct {
 	exited    *Evidence // the process ended, and its agent got no answer since
 	disk      *Evidence // a fault of the disk
 	writes    bool      // its agent's own writes are done
+	loaded    bool      // it is saturated, and its disk is well
 	starved   *Evidence
 	isolated  *Evidence
 	restarted *Evidence
@@ -128,6 +129,9 @@ func ownWord(now time.Time, w Windows, subject topology.NodeName, t table) own {
 	}
 	if ev := recent(groupWrite); ev != nil {
 		o.writes = ev.Kind == Writes
+	}
+	if probe, disk := recent(groupProbe), recent(groupDisk); probe != nil && disk != nil {
+		o.loaded = probe.Kind == Saturated && disk.Kind == DiskWell
 	}
 	o.starved, o.isolated = recent(groupAcks), recent(groupIsolation)
 	return o

@@ -86,6 +86,11 @@ func standingExit(now time.Time, w Windows, subject topology.NodeName, t table) 
 	return ev, true
 }
 
+// loadPatience is by how much longer writes must hang on a server that has more to
+// do than it gets done, on a disk that is well: moving the primary would move the
+// load. One that hangs for that long is stuck in something else.
+const loadPatience = 12
+
 // accuse weighs one accusation. Of writes and the disk: only Settle or
 // WriteStall is waited for, no number of misses.
 func accuse(w Windows, ev Evidence, own own) Vote {
@@ -94,6 +99,8 @@ func accuse(w Windows, ev Evidence, own own) Vote {
 	switch {
 	case (ev.Kind == WriteStalled || ev.Kind == LogBusy) && (own.disk != nil || exited):
 		settle = 0
+	case ev.Kind == WriteStalled && own.loaded:
+		settle = loadPatience * w.WriteStall
 	case ev.Kind == WriteStalled:
 		settle = w.WriteStall
 	}

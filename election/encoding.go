@@ -16,7 +16,7 @@ import (
 // forced primary.
 const (
 	Format = 1
-	Minor  = 3
+	Minor  = 4
 )
 
 // clone returns a copy that shares nothing that can be changed.

@@ -23,9 +23,13 @@ type State struct {
 	// Epoch is the highest epoch ever issued (I5). It may be above
 	// Primary.Epoch: then an operation was claimed and has not (or not yet)
 	// established a primary.
-	Epoch    topology.Epoch `json:"epoch"`
-	Primary  *Primary       `json:"primary,omitempty"` // nil before bootstrap
-	Register Register       `json:"register"`
+	Epoch topology.Epoch `json:"epoch"`
+	// Past says why nothing below can be believed: an operator has ordered a new
+	// epoch after etcd was put back to an older state, and it has not come to
+	// another primary yet. Empty: it can.
+	Past     string   `json:"past,omitempty"`
+	Primary  *Primary `json:"primary,omitempty"` // nil before bootstrap
+	Register Register `json:"register"`
 	// Sources says for each instance on whom it was last ordered to hold an
 	// acknowledging receiver. It is written before the order is given. An
 	// instance that could not be reached since may still acknowledge commits

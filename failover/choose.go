@@ -126,16 +126,16 @@ func compareCandidates(a, b Frozen, s survey, p choosePolicy) int {
 		}
 	}
 	if p.past {
-		// Who is open under the newest marker is the primary, and lacks nothing that
+		// Who is open, under the newest marker, is the primary, and lacks nothing that
 		// it acknowledged.
-		if d := cmp.Compare(b.Marker.Epoch, a.Marker.Epoch); d != 0 {
-			return d
-		}
-		if a.ReadOnly != b.ReadOnly {
-			if a.ReadOnly {
+		if a.refuses() != b.refuses() {
+			if a.refuses() {
 				return 1
 			}
 			return -1
+		}
+		if d := cmp.Compare(b.Marker.Epoch, a.Marker.Epoch); d != 0 && !a.refuses() {
+			return d
 		}
 	}
 	if p.forced && !s.proven() {

@@ -12,24 +12,36 @@ import (
 // primary, that others know more than.
 
 // outdated says why the record cannot be believed: its primary or an acker has
-// promised a higher epoch than it has ever issued (E8). An epoch is in the record
+// seen a higher epoch than it has ever issued (E8). An epoch is in the record
 // before any order of it is given, so that can only be after etcd was put back
 // to an older state, or for the moment in which the record that is seen here
 // lags behind. Empty: it can.
 //
 // Others are not asked: one that comes from another cluster brings that one's
-// epochs along, and has no say. Nor are markers, which are rows like any other.
+// epochs along, and has no say. Markers count, as a folder of an agent may be put
+// back with etcd's. They are rows like any other, and a dump of another cluster may
+// bring one: rather that than a record that is past.
 func outdated(v View) string {
 	s := v.State
 	if s.Primary == nil || !v.EtcdReachable { // without etcd what is seen of it is old
 		return ""
 	}
+	if s.Past != "" {
+		return s.Past
+	}
 	newest, by := s.Epoch, topology.NodeName("")
 	for _, m := range v.Members {
 		n, answers := v.Nodes[m.Name]
 		named := m.Name == s.Primary.Node || s.Register.Has(m.Name)
-		if answers && named && n.Promised > newest {
-			newest, by = n.Promised, m.Name
+		if !answers || !named {
+			continue
+		}
+		seen := n.Promised
+		if n.Instance != nil {
+			seen = max(seen, n.Instance.Marker.Epoch)
+		}
+		if seen > newest {
+			newest, by = seen, m.Name
 		}
 	}
 	if by == "" {
@@ -49,7 +61,7 @@ func outdated(v View) string {
 // Only a server process that has not served yet can have lost anything, and of one
 // that serves the others are told more while they are asked.
 func forgotten(old Frozen, others []Frozen, reg election.Register) (lost gtid.Set, by topology.NodeName) {
-	if !old.Amnesiac || !old.ReadOnly {
+	if !old.Amnesiac || !old.refuses() {
 		return lost, ""
 	}
 	has := old.Executed.Union(old.Committing)

@@ -115,6 +115,7 @@ func (o *operation) claim(ctx context.Context) (claimed, error) {
 	}
 	snap, err := o.reg.Update(ctx, base, func(s *election.State) error {
 		s.Epoch = max(s.Epoch, o.plan.Floor) + 1
+		s.Past = o.plan.Past // also if this one fails: nobody has seen a newer epoch then
 		s.Operation = &election.Operation{
 			Kind: o.plan.Kind, Epoch: s.Epoch, Leader: o.self, Step: step,
 			From: o.plan.From, To: o.plan.To, Cause: o.plan.Cause, StartedAt: o.startedAt,
@@ -285,7 +286,7 @@ func (o *operation) record(ctx context.Context, up caughtUp) (election.Primary, 
 	o.recording = true
 	err := o.update(ctx, func(s *election.State) error {
 		s.Unrest = nextUnrest(s.Unrest, o.plan, primary)
-		s.Primary = &primary
+		s.Primary, s.Past = &primary, ""
 		s.Primary.Forced = o.mark(up, s.Epoch)
 		s.Register, s.Sources = nextRegister(s, o.plan, up)
 		switch {

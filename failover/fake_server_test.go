@@ -430,6 +430,9 @@ func (s *server) Follow(ctx context.Context, spec dbrepl.FollowSpec) error {
 			s.received, s.receiverOn = s.executed, false
 			return dbrepl.ErrForgotten
 		}
+		if atRisk && spec.Kept != nil {
+			spec.Kept()
+		}
 		s.superRO, s.readOnly, s.armed, s.acker, s.receiverOn = true, true, false, spec.Acker, true
 		return nil
 	})

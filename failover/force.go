@@ -89,7 +89,7 @@ func (c *Controller) force(ctx context.Context, o ForceOrder) (Report, error) {
 	p := c.plan(v, election.Failover, fmt.Sprintf("forced by %s, who accepted what may be lost (%s)", o.By, now.Bound.Confirm), "")
 	p.Force = &forcing{by: o.By, at: time.Now().UTC(), bound: now.Bound, reported: reportedCommits(v)}
 	p.Acks = 0 // whoever is left: with nobody to acknowledge, the record says so (I4)
-	p.Past = outdated(v) != ""
+	p.Past = outdated(v)
 	return c.operate(ctx, p)
 }
 

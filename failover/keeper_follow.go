@@ -92,6 +92,8 @@ func (k *Keeper) point(ctx context.Context, spec dbrepl.FollowSpec) error {
 		}
 		return k.promises.certify("")
 	}
+	kept := false
+	spec.Kept = func() { kept = true }
 	err := k.inst.Follow(ctx, spec)
 	k.mu.Lock()
 	defer k.mu.Unlock()
@@ -101,7 +103,7 @@ func (k *Keeper) point(ctx context.Context, spec dbrepl.FollowSpec) error {
 	switch {
 	case errors.Is(err, dbrepl.ErrForgotten):
 		k.log.Error("instance has forgotten what it may have acknowledged: it proves nothing until it has caught up", zap.Error(err))
-	case err == nil && withheld != "":
+	case kept && withheld != "": // also where the order failed after that
 		if cerr := k.promises.certify(withheld); cerr != nil {
 			k.log.Warn("certificate of the instance was not given back: it proves nothing until it has caught up", zap.Error(cerr))
 		}

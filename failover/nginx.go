@@ -18,6 +18,9 @@ type NginxFile struct {
 	// how long changes have been failing.
 	Error    string        `json:"error,omitempty"`
 	ErrorFor time.Duration `json:"error_for_ns,omitempty"`
+	// Stopped: the error is that nginx does not run. The file is right for when it
+	// starts.
+	Stopped bool `json:"stopped,omitempty"`
 	// Warnings are settings of nginx that a failover will suffer from.
 	Warnings []string `json:"warnings,omitempty"`
 }

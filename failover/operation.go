@@ -45,9 +45,9 @@ type Plan struct {
 	Ahead []topology.NodeName
 	// Force: an operator accepted that acknowledged commits may be lost.
 	Force *forcing
-	// Past: the record is older than what members have seen; nothing in it proves
-	// anything.
-	Past bool
+	// Past says why the record proves nothing: members have seen more than it has.
+	// Empty: it does.
+	Past string
 }
 
 // Limits bound the steps of an operation.
@@ -152,12 +152,12 @@ func (o *operation) choosePolicy() choosePolicy {
 		}
 	}
 	from := o.plan.From
-	if o.plan.Past {
+	if o.plan.Past != "" {
 		from = "" // who is the primary is not known
 	}
 	return choosePolicy{
 		instances: instances,
-		kind:      o.plan.Kind, to: o.plan.To, from: from, minFollowers: o.plan.Acks, policy: o.plan.Policy, forced: o.plan.Force != nil, past: o.plan.Past,
+		kind:      o.plan.Kind, to: o.plan.To, from: from, minFollowers: o.plan.Acks, policy: o.plan.Policy, forced: o.plan.Force != nil, past: o.plan.Past != "",
 		ailing: func(n topology.NodeName) bool {
 			// By the count: time-outs of others are no verdict where the own agent is answered.
 			j := o.det.Judge(n)

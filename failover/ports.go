@@ -111,6 +111,9 @@ type Frozen struct {
 	Site string `json:"-"`
 }
 
+// refuses tells whether the instance refuses clients' writes.
+func (f Frozen) refuses() bool { return f.Closed || f.ReadOnly }
+
 // CatchUpRequest orders a frozen replica to execute all of Set.
 type CatchUpRequest struct {
 	Epoch topology.Epoch `json:"epoch"`

@@ -22,7 +22,7 @@ func nextRegister(s *election.State, plan Plan, up caughtUp) (election.Register,
 			delete(sources, f.Node)
 		}
 	}
-	if plan.Past {
+	if plan.Past != "" {
 		// Whoever was not seen may acknowledge whomever: nothing that is recorded of it
 		// is true any more.
 		for _, m := range plan.Members {
@@ -46,7 +46,7 @@ func nextRegister(s *election.State, plan Plan, up caughtUp) (election.Register,
 		k = max(plan.Acks, min(k, len(ackers)))
 	}
 	reg := election.Register{K: k}
-	if plan.From == candidate && !plan.Past {
+	if plan.From == candidate && plan.Past == "" {
 		reg = sameRegister(s.Register, ackers, k)
 	} else {
 		reg.Ackers = ackersAmong(ackers, up.survey, plan, k)
@@ -64,6 +64,11 @@ func nextRegister(s *election.State, plan Plan, up caughtUp) (election.Register,
 			for _, user := range known {
 				addAccount(&reg, n, user)
 			}
+		}
+	}
+	if plan.Past != "" { // with any other it could not be shut out, nor let go
+		for _, n := range reg.Ackers {
+			addAccount(&reg, n, users[n])
 		}
 	}
 	for _, f := range up.followers {

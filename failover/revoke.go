@@ -29,7 +29,7 @@ func (o *operation) freezeAll(ctx context.Context, epoch topology.Epoch) (survey
 	rctx, cancel := context.WithTimeout(ctx, o.limits.Revoke)
 	old := o.plan.From
 	answers := o.ask(rctx, cancel, func(ctx context.Context, m topology.Member, n Node) (Frozen, error) {
-		if m.Name == old && !o.plan.Past { // which names a former one
+		if m.Name == old && o.plan.Past == "" { // which names a former one
 			if _, err := n.Close(ctx, CloseRequest{Epoch: epoch, Limit: time.Second, Isolate: true}); err != nil {
 				return Frozen{}, err
 			}
@@ -163,7 +163,7 @@ func (o *operation) gather(answers <-chan answer, dispensable topology.NodeName,
 // surveyOf judges answers by the record, if that can be believed.
 func (o *operation) surveyOf(seen []Frozen, errs map[topology.NodeName]string) survey {
 	s := surveyOf(seen, errs, o.plan.Old, o.plan.Register)
-	if o.plan.Past {
+	if o.plan.Past != "" {
 		s = unbelieved(s)
 	}
 	return s

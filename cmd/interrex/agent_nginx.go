@@ -11,7 +11,7 @@ func (a *agent) nginxFiles() []failover.NginxFile {
 	var files []failover.NginxFile
 	for _, r := range a.nginx {
 		s := r.Status()
-		f := failover.NginxFile{File: s.File, Epoch: s.Epoch, Wanted: s.Wanted, Error: s.Error, Warnings: s.Warnings}
+		f := failover.NginxFile{File: s.File, Epoch: s.Epoch, Wanted: s.Wanted, Error: s.Error, Stopped: s.Stopped, Warnings: s.Warnings}
 		if s.Error != "" {
 			f.ErrorFor = time.Since(s.ErrorSince)
 		}

@@ -252,7 +252,12 @@ func (c *viewCollector) collectRecord(set func(string, float64, ...string), v fa
 	set("lossless", number(glance.Durability.Lossless))
 	set("route_epoch", float64(own.Route.Epoch))
 	set("route_open", number(own.Route.Phase == "open"))
+	told := map[string]bool{}
 	for _, f := range own.Nginx {
+		if told[f.File] {
+			continue // two sections for one file; the same series twice would be refused
+		}
+		told[f.File] = true
 		set("nginx_in_step", number(f.Error == ""), f.File)
 		set("nginx_epoch", float64(f.Epoch), f.File)
 		set("nginx_warnings", float64(len(f.Warnings)), f.File)

@@ -20,6 +20,8 @@ type Nginx struct {
 	// been so; absent if it is in step.
 	Error   string  `json:"error,omitempty"`
 	ErrorMS float64 `json:"error_for_ms,omitempty"`
+	// Stopped: the error is that nginx does not run.
+	Stopped bool `json:"stopped,omitempty"`
 	// Warnings are settings of nginx that a failover will suffer from.
 	Warnings []string `json:"warnings,omitempty"`
 }
@@ -32,17 +34,20 @@ func newNginx(files []failover.NginxFile) []Nginx {
 	var out []Nginx
 	for _, f := range files {
 		out = append(out, Nginx{
-			File: f.File, Epoch: f.Epoch, Wanted: f.Wanted, Error: f.Error, ErrorMS: millis(f.ErrorFor), Warnings: f.Warnings,
+			File: f.File, Epoch: f.Epoch, Wanted: f.Wanted, Error: f.Error, ErrorMS: millis(f.ErrorFor),
+			Stopped: f.Stopped, Warnings: f.Warnings,
 		})
 	}
 	return out
 }
 
 // weaknessesOfNginx are the files that lead where they should not, for some time.
+// An nginx that has not been started yet is none: it leads nobody anywhere, and a
+// cluster is brought up before what is in front of it.
 func weaknessesOfNginx(m Member) []string {
 	var reasons []string
 	for _, n := range m.Nginx {
-		if n.Error == "" || n.ErrorMS < millis(nginxPatience) {
+		if n.Error == "" || n.ErrorMS < millis(nginxPatience) || n.Stopped && n.Epoch == 0 {
 			continue
 		}
 		leads := "it has followed none yet"

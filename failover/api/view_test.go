@@ -121,6 +121,16 @@ func TestStatusWord(t *testing.T) {
 					{File: "/etc/nginx/nginx.conf", Epoch: 2, Wanted: 3, Error: "nginx refuses the configuration: line 7", ErrorFor: time.Minute}}
 			})
 		}, StatusDegraded, "nginx on n3 does not follow the route of epoch 3 (it leads as in epoch 2): /etc/nginx/nginx.conf: nginx refuses the configuration: line 7; put that right there"},
+		{"nginx has not been started yet", func(v *failover.View) {
+			node(v, "n3", func(n *failover.NodeStatus) {
+				n.Nginx = []failover.NginxFile{{File: "/etc/nginx/nginx.conf", Wanted: 3, Error: "nginx is not running", ErrorFor: time.Minute, Stopped: true}}
+			})
+		}, StatusHealthy, ""},
+		{"nginx runs no more, or its pid file is another", func(v *failover.View) {
+			node(v, "n3", func(n *failover.NodeStatus) {
+				n.Nginx = []failover.NginxFile{{File: "/etc/nginx/nginx.conf", Epoch: 2, Wanted: 3, Error: "nginx is not running", ErrorFor: time.Minute, Stopped: true}}
+			})
+		}, StatusDegraded, "nginx on n3 does not follow the route of epoch 3 (it leads as in epoch 2): /etc/nginx/nginx.conf: nginx is not running"},
 		{"nginx warns", func(v *failover.View) {
 			node(v, "n3", func(n *failover.NodeStatus) {
 				n.Nginx = []failover.NginxFile{{File: "/etc/nginx/nginx.conf", Epoch: 3, Wanted: 3, Warnings: []string{"worker_shutdown_timeout is not set"}}}

@@ -59,6 +59,7 @@ func codedErrors() []codedError {
 		{"dbrepl.not_caught_up", dbrepl.ErrNotCaughtUp},
 		{"dbrepl.not_replicated", dbrepl.ErrNotReplicated},
 		{"dbrepl.rolling_back", dbrepl.ErrRollingBack},
+		{"dbrepl.forgotten", dbrepl.ErrForgotten},
 		{"dbrepl.incomplete", dbrepl.ErrIncomplete},
 		{"dbrepl.no_account", dbrepl.ErrNoAccount},
 		{"dbrepl.not_local", dbrepl.ErrNotLocal},

@@ -361,6 +361,9 @@ func (i instance) Follow(ctx context.Context, spec dbrepl.FollowSpec) error {
 		if err != nil {
 			return err
 		}
+		if now.backlog {
+			spec.Kept()
+		}
 	}
 	return i.set(ctx, "start replica", func() error { s.startReplica(); return nil })
 }

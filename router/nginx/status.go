@@ -2,6 +2,7 @@ package nginx
 
 import (
 	"cmp"
+	"errors"
 	"slices"
 	"time"
 
@@ -24,6 +25,8 @@ type Status struct {
 	// when it first did.
 	Error      string    `json:"error,omitempty"`
 	ErrorSince time.Time `json:"error_since,omitzero"`
+	// Stopped: the error is ErrNotRunning.
+	Stopped bool `json:"stopped,omitempty"`
 	// Warnings are settings of nginx that a failover will suffer from.
 	Warnings []string `json:"warnings,omitempty"`
 	// Upstreams are the owned blocks as nginx lives by them.
@@ -93,13 +96,13 @@ func (r *Rewriter) note(route router.Route, wants []want, took time.Duration, er
 			r.log.Error("nginx upstreams not in step with the route", zap.Uint64("epoch", uint64(route.Epoch)),
 				zap.Uint64("leads_by_epoch", uint64(s.Epoch)), zap.Time("since", s.ErrorSince), zap.Error(err))
 		}
-		s.Error = err.Error()
+		s.Error, s.Stopped = err.Error(), errors.Is(err, ErrNotRunning)
 		return
 	}
 	if s.Error != "" {
 		r.log.Info("nginx upstreams in step with the route again", zap.Uint64("epoch", uint64(route.Epoch)))
 	}
-	s.Error, s.ErrorSince = "", time.Time{}
+	s.Error, s.ErrorSince, s.Stopped = "", time.Time{}, false
 	s.Epoch, s.Phase = route.Epoch, route.Phase
 	s.Upstreams = nil
 	for _, w := range wants {

@@ -2,6 +2,7 @@ package nginx
 
 import (
 	"errors"
+	"fmt"
 	"testing"
 	"time"
 
@@ -43,5 +44,8 @@ func TestErrorIsSaidAgain(t *testing.T) {
 	r.note(route, nil, 0, nil)
 	r.note(route, nil, 0, broken)
 	require.Equal(t, 3, logs.Len(), "it is another one")
+	require.False(t, r.Status().Stopped)
+	r.note(route, nil, 0, fmt.Errorf("%w: no pid file", ErrNotRunning))
+	require.True(t, r.Status().Stopped)
 	require.WithinDuration(t, time.Now(), r.Status().ErrorSince, time.Minute)
 }
