@@ -13,7 +13,7 @@ import (
 
 // Format and Minor are the version of the cluster record that this build
 // writes. Minor 1 added the list of members, 2 the count of unrest, 3 the mark of a
-// forced primary.
+// forced primary, 4 the word that the record is past.
 const (
 	Format = 1
 	Minor  = 4

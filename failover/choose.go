@@ -127,15 +127,16 @@ func compareCandidates(a, b Frozen, s survey, p choosePolicy) int {
 	}
 	if p.past {
 		// Who is open, under the newest marker, is the primary, and lacks nothing that
-		// it acknowledged.
+		// it acknowledged. One that is open under an older one was replaced.
+		newest := s.newestMarker()
+		if d := cmp.Compare(b.under(newest), a.under(newest)); d != 0 {
+			return d
+		}
 		if a.refuses() != b.refuses() {
 			if a.refuses() {
 				return 1
 			}
 			return -1
-		}
-		if d := cmp.Compare(b.Marker.Epoch, a.Marker.Epoch); d != 0 && !a.refuses() {
-			return d
 		}
 	}
 	if p.forced && !s.proven() {
@@ -243,8 +244,10 @@ func followersOf(candidate Frozen, s survey, p choosePolicy) []Frozen {
 		if !f.Closed && !(p.kind == election.Switchover && f.Node == p.from) { // which is closed in its course
 			continue
 		}
-		if f.Closed && !will.Of(f.ServerUUID).Minus(f.Received).Minus(f.Committing).IsEmpty() {
-			continue // it has lost them, and nobody can send it what it wrote itself
+		if f.Closed && p.kind != election.Resume && !will.Of(f.ServerUUID).Minus(f.Received).Minus(f.Committing).IsEmpty() {
+			// It has lost them, and nobody can send it what it wrote itself. Where it is
+			// all that there is for a primary that stays, it is rebuilt afterwards.
+			continue
 		}
 		more := f.Received.Union(f.Committing).Minus(will).UUIDs()
 		if len(more) == 0 || (live && slices.Equal(more, []string{s.oldUUID})) {

@@ -104,8 +104,7 @@ func decideOperation(v View, p Policy) (kind election.Kind, cause string, run bo
 	failed := v.Primary.Verdict == topology.Failed
 	primary, reachable := v.Nodes[s.Primary.Node]
 	answers := reachable && primary.Instance != nil && primary.Instance.ServerUUID == s.Primary.ServerUUID
-	automatic := p.Automatic && s.Paused == nil
-	may := automatic && heldByUnrest(v, p) == nil
+	may := p.Automatic && s.Paused == nil && heldByUnrest(v, p) == nil
 	abandoned, forgot := left(v), lostOwn(v)
 	switch {
 	case failed && !answers && (unfinished(s) || may):
@@ -122,19 +121,25 @@ func decideOperation(v View, p Policy) (kind election.Kind, cause string, run bo
 		// its own agent reaches it) cannot be resumed.
 		return election.Resume, unfinishedCause(s), true
 	case answers && !primary.Instance.Writable() && s.Primary.Phase == election.Open:
-		if s.Paused != nil && primary.Certified {
-			// It has not restarted since it was opened: somebody closed it, and
-			// had asked to be left alone before.
-			return "", "", false
-		}
-		if why := crashLoop(v, p); why != "" && automatic {
-			return election.Failover, why, true
-		}
-		return election.Resume, fmt.Sprintf("%s is the recorded primary and is closed (it restarted, or was closed by hand)", s.Primary.Node), true
+		return decideClosed(v, p, primary)
 	case failed && may:
 		return election.Failover, v.Primary.Explanation, true
 	}
 	return "", "", false
+}
+
+// decideClosed is for a recorded primary that answers and is closed.
+func decideClosed(v View, p Policy, primary NodeStatus) (kind election.Kind, cause string, run bool) {
+	s := v.State
+	if s.Paused != nil && primary.Certified {
+		// It has not restarted since it was opened: somebody closed it, and
+		// had asked to be left alone before.
+		return "", "", false
+	}
+	if why := crashLoop(v, p); why != "" && p.Automatic && s.Paused == nil {
+		return election.Failover, why, true
+	}
+	return election.Resume, fmt.Sprintf("%s is the recorded primary and is closed (it restarted, or was closed by hand)", s.Primary.Node), true
 }
 
 // unfinished tells whether an operation was begun that has not established a

@@ -204,3 +204,27 @@ func TestDoubtsDecide(t *testing.T) {
 		})
 	}
 }
+
+// Beside a record that is past: who is promoted.
+func TestChooseWithoutARecord(t *testing.T) {
+	under := func(name topology.NodeName, received string, epoch topology.Epoch, open bool, unapplied uint64) Frozen {
+		f := replica(name, received)
+		f.Marker.Epoch, f.Unapplied, f.Closed, f.ReadOnly = epoch, unapplied, !open, !open
+		return f
+	}
+	for name, test := range map[string]struct {
+		seen []Frozen
+		want topology.NodeName
+	}{
+		"who is open": {[]Frozen{under("n1", "1:1-9", 6, false, 0), under("n2", "1:1-9", 6, true, 0), under("n3", "1:1-12", 6, false, 3)}, "n2"},
+		"not one that was replaced, whatever it has alone": {[]Frozen{under("n1", "1:1-99", 5, true, 0), under("n2", "1:1-9", 6, false, 0), under("n3", "1:1-9", 6, false, 0)}, "n2"},
+		"who has the most, executed or not":                {[]Frozen{under("n1", "1:1-9", 6, false, 0), under("n2", "1:1-12", 5, false, 7)}, "n2"},
+	} {
+		t.Run(name, func(t *testing.T) {
+			s := unbelieved(surveyOf(test.seen, nil, primaryOf("1:1-5"), register(1, "n2", "n3")))
+			got, _, err := chooseCandidate(s, choosePolicy{kind: election.Failover, forced: true, past: true})
+			require.NoError(t, err)
+			require.Equal(t, test.want, got.Node)
+		})
+	}
+}

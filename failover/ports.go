@@ -114,6 +114,15 @@ type Frozen struct {
 // refuses tells whether the instance refuses clients' writes.
 func (f Frozen) refuses() bool { return f.Closed || f.ReadOnly }
 
+// under is the epoch of its marker; the newest of all, if that may be among what it
+// has received and not executed.
+func (f Frozen) under(newest topology.Epoch) topology.Epoch {
+	if f.Unapplied > 0 {
+		return newest
+	}
+	return f.Marker.Epoch
+}
+
 // CatchUpRequest orders a frozen replica to execute all of Set.
 type CatchUpRequest struct {
 	Epoch topology.Epoch `json:"epoch"`

@@ -23,13 +23,7 @@ func nextRegister(s *election.State, plan Plan, up caughtUp) (election.Register,
 		}
 	}
 	if plan.Past != "" {
-		// Whoever was not seen may acknowledge whomever: nothing that is recorded of it
-		// is true any more.
-		for _, m := range plan.Members {
-			if m.HasInstance() && !up.survey.has(m.Name) {
-				sources[m.Name] = anyPrimary
-			}
-		}
+		noteUnseen(sources, plan, up.survey)
 	}
 	instances := 0
 	users := map[topology.NodeName]string{}
@@ -66,14 +60,10 @@ func nextRegister(s *election.State, plan Plan, up caughtUp) (election.Register,
 			}
 		}
 	}
-	if plan.Past != "" { // with any other it could not be shut out, nor let go
-		for _, n := range reg.Ackers {
+	for _, n := range reg.Ackers {
+		ordered := slices.ContainsFunc(up.followers, func(f Frozen) bool { return f.Node == n })
+		if ordered || plan.Past != "" { // without one it could not be shut out, nor let go
 			addAccount(&reg, n, users[n])
-		}
-	}
-	for _, f := range up.followers {
-		if reg.Has(f.Node) {
-			addAccount(&reg, f.Node, users[f.Node])
 		}
 	}
 	for _, n := range reg.Ackers {
@@ -81,6 +71,16 @@ func nextRegister(s *election.State, plan Plan, up caughtUp) (election.Register,
 	}
 	slices.Sort(reg.Ackers)
 	return reg, sources
+}
+
+// noteUnseen notes of whoever was not seen that it may acknowledge anybody: where
+// the record is past, nothing that it says of it is true any more.
+func noteUnseen(sources map[topology.NodeName]topology.NodeName, plan Plan, s survey) {
+	for _, m := range plan.Members {
+		if m.HasInstance() && !s.has(m.Name) {
+			sources[m.Name] = anyPrimary
+		}
+	}
 }
 
 // addAccount notes with which account a node may receive from now on.

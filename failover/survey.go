@@ -177,6 +177,14 @@ func unbelieved(s survey) survey {
 	return s
 }
 
+// newestMarker is the highest epoch that any instance has executed.
+func (s survey) newestMarker() (newest topology.Epoch) {
+	for _, f := range s.seen {
+		newest = max(newest, f.Marker.Epoch)
+	}
+	return newest
+}
+
 // beyond is what anybody seen has received and f has not.
 func (s survey) beyond(f Frozen) gtid.Set {
 	var all gtid.Set
