@@ -65,9 +65,10 @@ func TestRestoredEtcd(t *testing.T) {
 // M6: TestPrimaryPutBack: the primary's disk is put back to an older state, as a
 // virtual machine is, or loses the end of its binary log with the power. It comes
 // back before anybody has judged it, closed and sound to look at. Opened, it would
-// give the numbers of what it has lost to other commits: another one takes over.
+// give the numbers of what it has lost to other commits: another one takes over, and
+// it is rebuilt, as replication passes over what a server wrote itself.
 func TestPrimaryPutBack(t *testing.T) {
-	c := own(t)
+	c := borrow(t)
 	before := c.healthy(t)
 	primary := string(before.Primary.Node)
 	witness := c.names(primary)[0]
@@ -108,6 +109,11 @@ func TestPrimaryPutBack(t *testing.T) {
 	require.Contains(t, c.ledger(t)[uint64(after.Epoch)].Cause, "transactions of its own")
 	c.healthy(t)
 	c.following(t)
+	logs := ""
+	for _, n := range c.names() { // whoever led then
+		logs += c.log(t, n)
+	}
+	require.Contains(t, logs, "lost transactions of its own, which replication does not bring back: rebuilding")
 	c.verify(t, w.Stop())
 	c.lostNothing(t)
 	t.Logf("epoch %s", c.story(t, before.Epoch))
