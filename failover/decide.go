@@ -106,16 +106,17 @@ func decideOperation(v View, p Policy) (kind election.Kind, cause string, run bo
 	answers := reachable && primary.Instance != nil && primary.Instance.ServerUUID == s.Primary.ServerUUID
 	may := p.Automatic && s.Paused == nil && heldByUnrest(v, p) == nil
 	abandoned, forgot := left(v), lostOwn(v)
+	due := unfinished(s) || may
 	switch {
-	case failed && !answers && (unfinished(s) || may):
+	case failed && !answers && due:
 		// An unfinished operation is finished also while paused or flapping:
 		// neither ever leaves the cluster without a primary.
 		return election.Failover, v.Primary.Explanation, true
-	case abandoned != "" && (unfinished(s) || may):
+	case abandoned != "" && due:
 		return election.Failover, abandoned, true
 	case forgot != "":
 		// Never opened again, whoever may decide (I1).
-		return election.Failover, forgot, unfinished(s) || may
+		return election.Failover, forgot, due
 	case unfinished(s) && answers && !(failed && may):
 		// One that answers and is failed all the same (its disk is full, or only
 		// its own agent reaches it) cannot be resumed.
