@@ -15,7 +15,8 @@ import (
 // seen a higher epoch than it has ever issued (E8). An epoch is in the record
 // before any order of it is given, so that can only be after etcd was put back
 // to an older state, or for the moment in which the record that is seen here
-// lags behind. Empty: it can.
+// lags behind; or an operator's new epoch after that has not come to a primary yet
+// (State.Past). Empty: it can.
 //
 // Others are not asked: one that comes from another cluster brings that one's
 // epochs along, and has no say. Markers count, as a folder of an agent may be put
@@ -88,8 +89,8 @@ func lostOwn(v View) string {
 		return ""
 	}
 	n, ok := v.Nodes[p.Node]
-	if !ok || n.Instance == nil || n.Instance.ServerUUID != p.ServerUUID {
-		return ""
+	if !ok || n.Instance == nil || n.Instance.ServerUUID != p.ServerUUID || n.Certified {
+		return "" // asked at every turn: nothing is compared in quiet times
 	}
 	var others []Frozen
 	for _, m := range v.Members {

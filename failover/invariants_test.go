@@ -2,6 +2,7 @@ package failover
 
 import (
 	"context"
+	"errors"
 	"math/rand/v2"
 	"sync/atomic"
 	"testing"
@@ -194,26 +195,60 @@ func TestInvariant_I5_EpochNeverGoesBack(t *testing.T) {
 // are in doubt, also where the record happens to name it, and whoever could not be
 // asked is registered, as it may acknowledge.
 func TestForcedEpochAfterARestoredEtcd(t *testing.T) {
-	for truth, moves := range map[topology.NodeName][]topology.NodeName{"n2": {"n2"}, "n1": {"n3", "n1"}} {
+	for truth, test := range map[topology.NodeName]struct {
+		moves    []topology.NodeName
+		unasked  topology.NodeName
+		whatever topology.NodeName
+	}{
+		"n2": {[]topology.NodeName{"n2"}, "n1", "n3"},
+		"n1": {[]topology.NodeName{"n3", "n1"}, "n3", "n2"},
+	} {
 		t.Run(string(truth), func(t *testing.T) {
 			withCluster(t, 3, func(t *testing.T, c *cluster) {
 				backup := c.state()
-				for _, to := range moves {
+				for _, to := range test.moves {
 					_, err := c.agents["a1"].control.Switchover(t.Context(), to)
 					require.NoError(t, err)
 					c.check()
 					time.Sleep(2 * time.Second)
 				}
-				c.reach("n3", false)
 				c.record(func(s *election.State) { *s = copyOf(backup) })
+				c.server(test.whatever).kill()
+				time.Sleep(time.Minute)
+				require.Equal(t, backup, c.state(), "nobody leaves a register that is past, whoever its primary is")
+				c.server(test.whatever).start(false)
+				c.reach(test.unasked, false)
 				require.NoError(t, c.commitBy(truth, time.Second))
 				time.Sleep(time.Second)
+
+				// An order that fails half-way has raised the epoch above all that was seen.
+				c.hook(func(e event) error {
+					if e.what == "freeze" && !e.after {
+						return errors.New("not now")
+					}
+					return nil
+				})
+				_, err := c.force(c.forceOrder())
+				require.Error(t, err)
+				c.hook(nil)
+				time.Sleep(time.Minute)
+				s := c.state()
+				require.NotEmpty(t, s.Past, "the record is as past as before")
+				require.Equal(t, backup.Primary, s.Primary)
+				require.Equal(t, []topology.NodeName{truth}, c.writable())
+
 				r, err := c.force(c.forceOrder())
 				require.NoError(t, err)
 				require.Equal(t, truth, r.To, "who is open")
-				require.True(t, c.state().Register.Has("n3"), "its server may acknowledge")
-				c.reach("n3", true)
-				c.eventually("lossless", func() bool { return c.settled() && c.state().Degraded == nil && len(c.state().Register.Ackers) == 2 })
+				require.Empty(t, c.state().Past)
+				require.True(t, c.state().Register.Has(test.unasked), "its server may acknowledge")
+				require.NotEmpty(t, c.state().Register.Accounts[test.unasked], "and can be shut out")
+				c.reach(test.unasked, true)
+				c.eventually("lossless, and all prove something", func() bool {
+					v := c.agents["a1"].watcher.View()
+					return c.settled() && v.State.Degraded == nil && len(v.State.Register.Ackers) == 2 &&
+						v.Nodes["n1"].Certified && v.Nodes["n2"].Certified && v.Nodes["n3"].Certified
+				})
 				c.server(truth).kill()
 				c.eventually("a failover as usual", func() bool { return c.settled() && c.state().Primary.Node != truth })
 				require.Empty(t, c.acked().Minus(c.server(c.state().Primary.Node).executed).String())

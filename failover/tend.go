@@ -126,7 +126,7 @@ const (
 // known, nothing is done to an instance that serves (I9).
 func decideTending(self topology.NodeName, state election.State, st dbrepl.Status, certified bool, promised topology.Epoch, obeyed bool) tending {
 	p := state.Primary
-	if p == nil {
+	if p == nil || state.Past != "" { // who is the primary is not known
 		return tendNothing
 	}
 	if p.Node != self {
