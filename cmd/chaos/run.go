@@ -144,7 +144,7 @@ func (r *chaosRun) startLoad(ctx context.Context) error {
 	}
 	cfg := chaos.LoadConfig{
 		User: app.User, Password: app.Password, Database: app.Database, Markers: "interrex.marker",
-		Writers: 2, Pause: 15 * time.Millisecond, Timeout: 5 * time.Second, Seed: r.o.seed,
+		Writers: 2, Pause: 30 * time.Millisecond, Timeout: 5 * time.Second, Seed: r.o.seed,
 	}
 	for _, n := range r.c.nodes {
 		cfg.Routes = append(cfg.Routes, chaos.Route{Name: n.Name, ReadWrite: n.Addr(n.Ports.RW), ReadOnly: n.Addr(n.Ports.RO)})

@@ -245,9 +245,10 @@ func (c *cluster) ask(ctx context.Context, node, query string) (string, error) {
 	return value.String, err
 }
 
-// load writes through a node's read-write route with 8 writers, some hundred
-// rows a second: enough that each fault hits commits, and no more, as the
-// servers and the tests beside them share the processors.
+// load writes through a node's read-write route with 8 writers, some sixty rows
+// a second: enough that each fault hits commits, and no more, as the servers and
+// the tests beside them share the processors. TestAlternatingKillsAndSwitchovers
+// and TestEtcdGone write as fast as they are told to.
 func (c *cluster) load(t *testing.T, route string) *workload.Workload {
 	t.Helper()
 	return c.loadAt(t, c.node(route).Agent.RW, "load", 5*time.Second)
@@ -297,13 +298,14 @@ func (c *cluster) keepLogs(t *testing.T) {
 }
 
 // patience is how long tests wait for what must come; on a machine that does
-// nothing else it takes a tenth of it.
-const patience = 90 * time.Second
+// nothing else it takes a small part of it.
+const patience = 3 * time.Minute
 
-// await waits until look is satisfied; it prints the last state seen.
+// await waits until look is satisfied; it prints the last state seen. Who looks
+// oftener keeps the agents busy with being looked at.
 func await(t *testing.T, limit time.Duration, what string, look func() (done bool, state string)) time.Duration {
 	t.Helper()
-	began, tick := time.Now(), time.NewTicker(25*time.Millisecond)
+	began, tick := time.Now(), time.NewTicker(100*time.Millisecond)
 	defer tick.Stop()
 	for {
 		done, state := look()
@@ -316,6 +318,9 @@ func await(t *testing.T, limit time.Duration, what string, look func() (done boo
 		<-tick.C
 	}
 }
+
+// enough rows acknowledged one after the other say that clients are served.
+const enough = 25
 
 // rest lets time pass in which something must not happen.
 func rest(d time.Duration) { <-time.After(d) }

@@ -37,10 +37,10 @@ func TestPrimaryAndAnAckerLost(t *testing.T) {
 	primary := string(before.Primary.Node)
 	survivor, acker := c.names(primary)[0], c.names(primary)[1]
 	w := c.load(t, survivor)
-	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 100, "too few rows" })
+	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > enough, "too few rows" })
 	c.order(t, "freeze", acker)
 	acked := w.Acknowledged()
-	await(t, patience, "writes with the other acker", func() (bool, string) { return w.Acknowledged() > acked+100, "too few rows" })
+	await(t, patience, "writes with the other acker", func() (bool, string) { return w.Acknowledged() > acked+enough, "too few rows" })
 	c.order(t, "kill", primary)
 	reason := c.stuck(t, survivor, "waiting for 1 of ["+acker+"]")
 	require.Contains(t, reason, "or for the old primary "+primary+" itself")
@@ -107,7 +107,7 @@ func TestForcedFailover(t *testing.T) {
 	require.Equal(t, "primary_failed", c.refusedForce(t, survivor, p, func(*api.ForceRequest) {}).Gate.Name, "the primary is well")
 
 	w := c.load(t, survivor)
-	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 100, "too few rows" })
+	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > enough, "too few rows" })
 	c.order(t, "kill", acker)
 	c.order(t, "kill", primary)
 	c.stuck(t, survivor, acker)
@@ -142,7 +142,7 @@ func TestForcedFailover(t *testing.T) {
 	require.False(t, forced.Durability.Lossless)
 	require.NotNil(t, forced.Durability.DegradedSince)
 	acked := w.Acknowledged()
-	await(t, patience, "writes", func() (bool, string) { return w.Acknowledged() > acked+100, "too few rows" })
+	await(t, patience, "writes", func() (bool, string) { return w.Acknowledged() > acked+enough, "too few rows" })
 	c.saysForced(t, survivor, forced)
 
 	c.order(t, "start", primary)
@@ -206,7 +206,7 @@ func (c *cluster) dieTogether(t *testing.T, before api.Cluster, agent string) {
 	route := c.names(primary, agent)[0]
 	w := c.load(t, route)
 	if agent != primary || before.Leader != before.Primary.Node { // otherwise there is no time
-		await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 100, "too few rows" })
+		await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > enough, "too few rows" })
 	}
 	var orders sync.WaitGroup
 	began := time.Now()
@@ -220,7 +220,7 @@ func (c *cluster) dieTogether(t *testing.T, before api.Cluster, agent string) {
 	}
 	c.moved(t, before, route)
 	acked := w.Acknowledged()
-	await(t, patience, "writes", func() (bool, string) { return w.Acknowledged() > acked+100, "too few rows" })
+	await(t, patience, "writes", func() (bool, string) { return w.Acknowledged() > acked+enough, "too few rows" })
 	took := time.Since(began)
 	if agent == primary {
 		c.order(t, "start-agent", agent)
@@ -230,7 +230,7 @@ func (c *cluster) dieTogether(t *testing.T, before api.Cluster, agent string) {
 	c.following(t)
 	c.verify(t, w.Stop())
 	c.lostNothing(t)
-	t.Logf("%s was the primary, %s led, the agent of %s died; 100 writes %.1f s after the death or, of an acker's agent, after its start; epoch %s",
+	t.Logf("%s was the primary, %s led, the agent of %s died; the writes %.1f s after the death or, of an acker's agent, after its start; epoch %s",
 		primary, before.Leader, agent, took.Seconds(), c.story(t, before.Epoch))
 }
 

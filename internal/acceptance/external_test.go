@@ -39,7 +39,7 @@ func TestExternalEtcd(t *testing.T) {
 	c := own(t)
 	before := c.healthy(t)
 	w := c.load(t, c.names()[0])
-	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 100, "too few rows" })
+	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > enough, "too few rows" })
 	r := w.Stop()
 	for _, n := range c.names() {
 		c.order(t, "stop-agent", n)
@@ -71,7 +71,7 @@ func TestExternalEtcd(t *testing.T) {
 	c.order(t, "kill", old)
 	after := c.moved(t, v, c.names(old)[0])
 	acked := again.Acknowledged()
-	await(t, patience, "writes after the failover", func() (bool, string) { return again.Acknowledged() > acked+100, "too few rows" })
+	await(t, patience, "writes after the failover", func() (bool, string) { return again.Acknowledged() > acked+enough, "too few rows" })
 	last := again.Stop()
 	c.order(t, "start", old)
 	c.healthy(t)

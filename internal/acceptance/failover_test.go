@@ -20,7 +20,7 @@ func TestAlternatingKillsAndSwitchovers(t *testing.T) {
 		before := c.healthy(t)
 		old := string(before.Primary.Node)
 		w := c.load(t, c.names()[round%3])
-		await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 100, "too few rows" })
+		await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > enough, "too few rows" })
 		began := time.Now()
 		if round%2 == 0 {
 			c.order(t, "kill", old)
@@ -31,7 +31,7 @@ func TestAlternatingKillsAndSwitchovers(t *testing.T) {
 		}
 		c.moved(t, before, c.names(old)[0])
 		acked := w.Acknowledged()
-		await(t, patience, "writes after the operation", func() (bool, string) { return w.Acknowledged() > acked+100, "too few rows" })
+		await(t, patience, "writes after the operation", func() (bool, string) { return w.Acknowledged() > acked+enough, "too few rows" })
 		if round%2 == 0 {
 			c.order(t, "start", old)
 		}

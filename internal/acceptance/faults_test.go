@@ -24,7 +24,7 @@ import (
 func (c *cluster) underLoad(t *testing.T, before api.Cluster) *workload.Workload {
 	t.Helper()
 	w := c.load(t, c.names(string(before.Primary.Node))[0])
-	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 100, "too few rows" })
+	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > enough, "too few rows" })
 	return w
 }
 
@@ -32,7 +32,7 @@ func (c *cluster) underLoad(t *testing.T, before api.Cluster) *workload.Workload
 func more(t *testing.T, w *workload.Workload) {
 	t.Helper()
 	acked := w.Acknowledged()
-	await(t, patience, "further rows", func() (bool, string) { return w.Acknowledged() > acked+100, fmt.Sprint(w.Acknowledged() - acked) })
+	await(t, patience, "further rows", func() (bool, string) { return w.Acknowledged() > acked+enough, fmt.Sprint(w.Acknowledged() - acked) })
 }
 
 // whole waits until all is well, and compares what clients were told with what
@@ -102,7 +102,7 @@ func TestN5FrozenAgentWakesAsNobody(t *testing.T) {
 			leader := string(before.Leader)
 			witness := c.names(string(before.Primary.Node), leader)[0]
 			w := c.load(t, witness)
-			await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 100, "too few rows" })
+			await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > enough, "too few rows" })
 			pid := pidIn(t, c.node(leader).Agent.PIDFile)
 			frozen := c.signalAfter(t, leader, "switchover", step, syscall.SIGSTOP)
 			stop := c.orderSwitchover(t, witness, witness)

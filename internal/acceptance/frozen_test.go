@@ -159,7 +159,7 @@ func TestFrozenPrimary(t *testing.T) {
 	frozen := time.Now()
 	after := c.moved(t, before, c.names(old)[0])
 	acked := routed.Acknowledged()
-	await(t, patience, "writes after the failover", func() (bool, string) { return routed.Acknowledged() > acked+100, "too few rows" })
+	await(t, patience, "writes after the failover", func() (bool, string) { return routed.Acknowledged() > acked+enough, "too few rows" })
 	established := time.Now() // rows of the new epoch are acknowledged by now
 	atThaw := straight.count(told)
 	c.order(t, "thaw", old)

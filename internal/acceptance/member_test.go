@@ -26,10 +26,14 @@ func (c *cluster) log(t *testing.T, node string) string {
 	return string(text)
 }
 
-// saysSoon waits until an agent has logged something.
+// saysSoon waits until an agent, which may just have been started, has logged
+// something.
 func (c *cluster) saysSoon(t *testing.T, node, what string) {
 	t.Helper()
-	await(t, patience, node+" to log "+what, func() (bool, string) { return strings.Contains(c.log(t, node), what), "" })
+	await(t, patience, node+" to log "+what, func() (bool, string) {
+		text, err := os.ReadFile(c.node(node).Agent.LogFile)
+		return strings.Contains(string(text), what), fmt.Sprint(err)
+	})
 }
 
 func find(v api.Cluster, node string) api.Member {
@@ -104,7 +108,7 @@ func TestMembersComeAndGo(t *testing.T) {
 	c.order(t, "kill", primary)
 	after := c.moved(t, before, c.names(primary)[0])
 	acked := w.Acknowledged()
-	await(t, patience, "writes after the failover", func() (bool, string) { return w.Acknowledged() > acked+100, "too few rows" })
+	await(t, patience, "writes after the failover", func() (bool, string) { return w.Acknowledged() > acked+enough, "too few rows" })
 	c.order(t, "start", primary)
 	c.healthy(t)
 	c.following(t)

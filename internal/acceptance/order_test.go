@@ -24,12 +24,12 @@ func TestSwitchover(t *testing.T) {
 	away := c.names(home)[1]
 	for _, to := range []string{away, home} {
 		w := c.load(t, c.names()[0])
-		await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 100, "too few rows" })
+		await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > enough, "too few rows" })
 		began := time.Now()
 		status, report, problem := c.switchover(t, c.names(to)[0], to)
 		require.Equal(t, http.StatusOK, status, "%+v", problem)
 		acked := w.Acknowledged()
-		await(t, patience, "writes after the switchover", func() (bool, string) { return w.Acknowledged() > acked+100, "too few rows" })
+		await(t, patience, "writes after the switchover", func() (bool, string) { return w.Acknowledged() > acked+enough, "too few rows" })
 		require.Equal(t, to, c.primary(t))
 		require.Equal(t, []string{to}, c.writable(t))
 		r := w.Stop()
@@ -46,7 +46,7 @@ func TestSwitchover(t *testing.T) {
 
 func (c *cluster) undone(t *testing.T, home, away string) {
 	w := c.load(t, c.names()[0])
-	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 100, "too few rows" })
+	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > enough, "too few rows" })
 	before := c.healthy(t)
 	// A session of root, which the agent may not end, holds a lock that the
 	// closing has to wait for. It is taken on a table that nobody writes to.
@@ -80,7 +80,7 @@ func (c *cluster) undone(t *testing.T, home, away string) {
 	require.NoError(t, err)
 
 	acked := w.Acknowledged()
-	await(t, patience, "writes after the undoing", func() (bool, string) { return w.Acknowledged() > acked+100, "too few rows" })
+	await(t, patience, "writes after the undoing", func() (bool, string) { return w.Acknowledged() > acked+enough, "too few rows" })
 	after := c.healthy(t)
 	require.Equal(t, home, string(after.Primary.Node))
 	require.Equal(t, []string{home}, c.writable(t))
@@ -164,7 +164,7 @@ func TestBadRequests(t *testing.T) {
 // lagging asks for a candidate that receives and does not apply.
 func (c *cluster) lagging(t *testing.T, before api.Cluster, replica string) {
 	w := c.load(t, replica)
-	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 50, "too few rows" })
+	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > enough, "too few rows" })
 	release := c.holdApplier(t, replica, "load")
 	rest(2 * time.Second) // behind by more than a switchover accepts
 	status, _, problem := c.switchover(t, replica, replica)
@@ -185,13 +185,13 @@ func (c *cluster) duringFailover(t *testing.T) {
 	v := c.healthy(t)
 	old := string(v.Primary.Node)
 	w := c.load(t, c.names(old)[0])
-	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 50, "too few rows" })
+	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > enough, "too few rows" })
 	var releases []func()
 	for _, n := range c.names(old) {
 		releases = append(releases, c.holdApplier(t, n, "load"))
 	}
 	acked := w.Acknowledged()
-	await(t, patience, "unapplied rows", func() (bool, string) { return w.Acknowledged() > acked+50, "too few rows" })
+	await(t, patience, "unapplied rows", func() (bool, string) { return w.Acknowledged() > acked+enough, "too few rows" })
 	c.order(t, "kill", old)
 	watch := c.names(old)[0]
 	await(t, patience, "the failover", func() (bool, string) {

@@ -47,7 +47,7 @@ func TestMemberWithoutServer(t *testing.T) {
 	require.Equal(t, http.StatusServiceUnavailable, status("/replica"))
 
 	w := c.loadAt(t, router["rw"], "routed", 5*time.Second)
-	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 100, "too few rows" })
+	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > enough, "too few rows" })
 	reads := c.app(t, router["ro"], 10*time.Second)
 	reads.SetMaxIdleConns(-1) // each read comes anew
 	primary, err := c.ask(t.Context(), old, "SELECT @@global.server_uuid")
@@ -61,7 +61,7 @@ func TestMemberWithoutServer(t *testing.T) {
 	c.order(t, "kill", old)
 	after := c.moved(t, before, c.names(old)[0])
 	acked := w.Acknowledged()
-	await(t, patience, "writes after the failover", func() (bool, string) { return w.Acknowledged() > acked+100, "too few rows" })
+	await(t, patience, "writes after the failover", func() (bool, string) { return w.Acknowledged() > acked+enough, "too few rows" })
 	r := w.Stop()
 	c.order(t, "start", old)
 	require.NotEqual(t, string(after.Primary.Node), "web1")

@@ -74,7 +74,7 @@ func (c *cluster) leaderDies(t *testing.T, kind, step, meanwhile string) (ended 
 	old, leader := string(before.Primary.Node), string(before.Leader)
 	witness := c.names(old, leader)[0]
 	w := c.load(t, witness)
-	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 100, "too few rows" })
+	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > enough, "too few rows" })
 
 	died := c.signalAfter(t, leader, kind, step, syscall.SIGKILL)
 	stop := func() {}
@@ -98,7 +98,7 @@ func (c *cluster) leaderDies(t *testing.T, kind, step, meanwhile string) (ended 
 	}
 	acked := w.Acknowledged()
 	await(t, patience, "writes after the leader died", func() (bool, string) {
-		return w.Acknowledged() > acked+100, fmt.Sprintf("%d rows", w.Acknowledged()-acked)
+		return w.Acknowledged() > acked+enough, fmt.Sprintf("%d rows", w.Acknowledged()-acked)
 	})
 	writing := time.Since(killed)
 	await(t, patience, "the end of the operation", func() (bool, string) {
@@ -117,7 +117,7 @@ func (c *cluster) leaderDies(t *testing.T, kind, step, meanwhile string) (ended 
 	r := w.Stop()
 	c.verify(t, r)
 	c.lostNothing(t)
-	t.Logf("%s led, %s was the primary; %s; 100 writes %.1f s and the operation's end %.1f s after the leader's death; epoch %s",
+	t.Logf("%s led, %s was the primary; %s; the writes %.1f s and the operation's end %.1f s after the leader's death; epoch %s",
 		leader, old, cmp.Or(meanwhile, "nothing else happened"), writing.Seconds(), ended.Seconds(), c.story(t, before.Epoch))
 	return ended
 }

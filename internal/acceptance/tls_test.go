@@ -27,7 +27,7 @@ func TestAgentsOverTLS(t *testing.T) {
 	v := c.healthy(t)
 	home := string(v.Primary.Node)
 	w := c.load(t, c.names(home)[0])
-	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > 100, "too few rows" })
+	await(t, patience, "load", func() (bool, string) { return w.Acknowledged() > enough, "too few rows" })
 	r := w.Stop()
 	story := c.failsOver(t)
 	_, err = c.run("switchover", "--to", home, "--yes", "--config", c.node(home).Agent.ConfigFile)

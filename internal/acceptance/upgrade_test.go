@@ -149,7 +149,7 @@ func TestRollingUpgrade(t *testing.T) {
 	status, _, problem := c.switchover(t, c.names()[0], "")
 	require.GreaterOrEqual(t, status, 400, "%+v", problem)
 	acked := w.Acknowledged()
-	await(t, patience, "writes all the same", func() (bool, string) { return w.Acknowledged() > acked+100, "too few rows" })
+	await(t, patience, "writes all the same", func() (bool, string) { return w.Acknowledged() > acked+enough, "too few rows" })
 	_, at := record(t, store)
 	rest(2 * time.Second)
 	_, now := record(t, store)

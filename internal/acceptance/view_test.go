@@ -149,7 +149,7 @@ func (c *cluster) healthyWithin(limit time.Duration) (api.Cluster, error) {
 		if err == nil || time.Now().After(deadline) {
 			return first, err
 		}
-		rest(50 * time.Millisecond)
+		rest(100 * time.Millisecond)
 	}
 }
 

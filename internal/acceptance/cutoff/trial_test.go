@@ -42,11 +42,11 @@ func newTrial(t *testing.T, c *cluster) *trial {
 	var err error
 	x.load, err = workload.Start(t.Context(), workload.Config{
 		Address: strings.Join(routes, ","), User: app.AppUser, Password: app.AppPassword, Database: app.AppDatabase,
-		Table: fmt.Sprint("trial_", time.Now().UnixNano()), Writers: 2 * len(routes), Pause: 40 * time.Millisecond, Timeout: writeLimit,
+		Table: fmt.Sprint("trial_", time.Now().UnixNano()), Writers: 2 * len(routes), Pause: 150 * time.Millisecond, Timeout: writeLimit,
 	})
 	require.NoError(t, err)
 	t.Cleanup(func() { x.load.Stop() })
-	await(t, "writes", func() (bool, string) { n := x.load.Acknowledged(); return n >= 100, fmt.Sprint(n, " rows") })
+	await(t, "writes", func() (bool, string) { n := x.load.Acknowledged(); return n >= 30, fmt.Sprint(n, " rows") })
 	return x
 }
 
