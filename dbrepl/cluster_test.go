@@ -215,7 +215,7 @@ func (c *cluster) reset(t *testing.T, n *node) {
 	}
 	n.exec(t, "STOP REPLICA", "RESET REPLICA ALL", "SET GLOBAL super_read_only = OFF, GLOBAL read_only = OFF",
 		"SET GLOBAL rpl_semi_sync_source_enabled = OFF, GLOBAL rpl_semi_sync_replica_enabled = OFF",
-		"SET SESSION sql_log_bin = OFF", "TRUNCATE app.t", "TRUNCATE interrex.marker", "SET SESSION sql_log_bin = ON",
+		"SET SESSION sql_log_bin = OFF", "TRUNCATE app.t", "TRUNCATE interrex.marker", "TRUNCATE interrex.nudge", "SET SESSION sql_log_bin = ON",
 		resetLogs(n.status(t).Version), "SET GLOBAL super_read_only = ON")
 }
 

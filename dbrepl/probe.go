@@ -72,9 +72,11 @@ func (i *Instance) readVariables(ctx context.Context, q querier, f features, s *
 	ctx, cancel := context.WithTimeout(ctx, i.cfg.QueryTimeout)
 	defer cancel()
 	// From left to right: what leaves gtid_owned is in gtid_executed by then.
-	query := "SELECT @@global.gtid_owned, @@global.gtid_executed, @@global.gtid_purged, @@global.server_uuid, @@global.version, @@global.read_only, @@global.super_read_only"
+	query := `SELECT @@global.gtid_owned, @@global.gtid_executed, @@global.gtid_purged, @@global.server_uuid, @@global.version,
+		@@global.read_only, @@global.super_read_only, @@global.log_bin AND @@global.log_replica_updates`
 	var owned, executed, purged string
-	targets := []any{&owned, &executed, &purged, &s.ServerUUID, &s.Version, &s.ReadOnly, &s.SuperReadOnly}
+	var logs bool
+	targets := []any{&owned, &executed, &purged, &s.ServerUUID, &s.Version, &s.ReadOnly, &s.SuperReadOnly, &logs}
 	if f.source {
 		query += `, @@global.rpl_semi_sync_source_enabled, @@global.rpl_semi_sync_source_wait_for_replica_count,
 			@@global.rpl_semi_sync_source_timeout, @@global.rpl_semi_sync_source_wait_no_replica, @@global.rpl_semi_sync_source_wait_point`
@@ -99,7 +101,22 @@ func (i *Instance) readVariables(ctx context.Context, q querier, f features, s *
 		return err
 	}
 	s.Committing = s.Committing.Minus(s.Executed)
+	if !logs {
+		s.Inadmissible = "log_bin or log_replica_updates is OFF: as the primary it could not send what its replicas lack"
+	}
 	return checkVersion(s.Version)
+}
+
+// inadmissible adds what of its replication forbids that an instance acknowledges
+// or is promoted. What a filter left out is nowhere on it, whatever its GTIDs say.
+func (s *Status) inadmissible(filters string, delay time.Duration) {
+	switch {
+	case s.Inadmissible != "":
+	case filters != "":
+		s.Inadmissible = "its applier leaves out a part of what it receives (replication filters: " + filters + ")"
+	case delay > 0:
+		s.Inadmissible = fmt.Sprintf("its applier waits %s on purpose (SOURCE_DELAY)", delay)
+	}
 }
 
 // parseOwned reads gtid_owned: each GTID is followed by the thread that owns it
@@ -122,7 +139,9 @@ const stateQuery = `SELECT g.started, t.thread_os_id, g.active, g.clients, g.wai
 	UNIX_TIMESTAMP(NOW(6)) * 1000000, 1000000 * GREATEST(UNIX_TIMESTAMP(s.last_heartbeat_timestamp),
 		UNIX_TIMESTAMP(s.last_queued_transaction_end_queue_timestamp), UNIX_TIMESTAMP(s.queueing_transaction_start_queue_timestamp)),
 	1000000 * UNIX_TIMESTAMP(s.last_heartbeat_timestamp), 1000000 * UNIX_TIMESTAMP(s.last_queued_transaction_end_queue_timestamp),
-	a.service_state
+	a.service_state, COALESCE(d.desired_delay, 0), (SELECT COALESCE(GROUP_CONCAT(DISTINCT f.name ORDER BY f.name SEPARATOR ', '), '') FROM (
+		SELECT filter_name AS name FROM performance_schema.replication_applier_filters WHERE channel_name = '' AND filter_rule <> ''
+		UNION ALL SELECT filter_name FROM performance_schema.replication_applier_global_filters WHERE filter_rule <> '') AS f)
 	FROM (SELECT UNIX_TIMESTAMP() - MAX(IF(variable_name = 'Uptime', variable_value, NULL)) AS started,
 		COALESCE(MAX(IF(variable_name = 'Rpl_semi_sync_replica_status', variable_value = 'ON', NULL)), 0) AS active,
 		COALESCE(MAX(IF(variable_name = 'Rpl_semi_sync_source_clients', variable_value, NULL)), 0) AS clients,
@@ -133,7 +152,8 @@ const stateQuery = `SELECT g.started, t.thread_os_id, g.active, g.clients, g.wai
 	LEFT JOIN performance_schema.threads AS t ON t.name = 'thread/sql/main'
 	LEFT JOIN performance_schema.replication_connection_configuration AS c ON c.channel_name = ''
 	LEFT JOIN performance_schema.replication_connection_status AS s ON s.channel_name = ''
-	LEFT JOIN performance_schema.replication_applier_status AS a ON a.channel_name = ''`
+	LEFT JOIN performance_schema.replication_applier_status AS a ON a.channel_name = ''
+	LEFT JOIN performance_schema.replication_applier_configuration AS d ON d.channel_name = ''`
 
 func (i *Instance) readState(ctx context.Context, q querier, f features, s *Status) error {
 	ctx, cancel := context.WithTimeout(ctx, i.cfg.QueryTimeout)
@@ -144,13 +164,16 @@ func (i *Instance) readState(ctx context.Context, q querier, f features, s *Stat
 		port                                       sql.NullInt64
 		now                                        float64
 		lastSeen, heartbeat, retry, beat, queued   sql.NullFloat64
+		delay                                      int64
+		filters                                    string
 	)
 	err := q.QueryRowContext(ctx, stateQuery).Scan(&started, &thread,
 		&s.SemiSync.ReplicaActive, &s.SemiSync.Clients, &s.SemiSync.WaitSessions, &s.SemiSync.NoTx,
-		&host, &port, &heartbeat, &retry, &uuid, &receiver, &fault, &received, &now, &lastSeen, &beat, &queued, &app)
+		&host, &port, &heartbeat, &retry, &uuid, &receiver, &fault, &received, &now, &lastSeen, &beat, &queued, &app, &delay, &filters)
 	if err != nil {
 		return err
 	}
+	s.inadmissible(filters, time.Duration(delay)*time.Second)
 	// Both are constant while the process lives: Uptime and the clock are of
 	// the same moment, and the main thread's id is the process's.
 	s.BootID = fmt.Sprintf("%.0f-%.0f", started.Float64, thread.Float64)
@@ -172,6 +195,7 @@ func (i *Instance) readState(ctx context.Context, q querier, f features, s *Stat
 		Host: host.String, Port: int(port.Int64), ServerUUID: uuid.String,
 		ReceiverOn: receiver.String == "ON", ReceiverState: receiver.String, ReceiverError: fault.String,
 		ApplierOn:    app.String == "ON",
+		Filters:      filters,
 		HeartbeatAge: -1,
 		Unfit:        i.cfg.unfit(seconds(heartbeat.Float64), seconds(retry.Float64)),
 		Unapplied:    retrieved.Minus(s.Executed).Count(),

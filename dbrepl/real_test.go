@@ -25,6 +25,7 @@ func TestOnRealServers(t *testing.T) {
 		{"lag after a silence", lagAfterSilence},
 		{"freeze and catch up", freezeAndCatchUp},
 		{"receiver's times", receiverTimes},
+		{"filters and delays", filtersAndDelays},
 		{"promote", promote},
 		{"close for a switchover", closeWrites},
 		{"closing that hangs", closingHangs},
@@ -166,6 +167,27 @@ func lagAfterSilence(t *testing.T, c *cluster) {
 	})
 	require.Positive(t, looks, "it was never seen on its way")
 	c.b.until(t, "says so", func(s dbrepl.Status) bool { return s.Source.Lag == 0 })
+}
+
+// filtersAndDelays: an applier that leaves something out, or waits on purpose,
+// makes its server one that must neither acknowledge nor be promoted (M11).
+func filtersAndDelays(t *testing.T, c *cluster) {
+	c.establish(t, 1)
+	require.Empty(t, c.a.status(t).Inadmissible)
+	require.Empty(t, c.b.status(t).Inadmissible)
+	for _, s := range []struct{ set, unset, says string }{
+		{
+			"CHANGE REPLICATION FILTER REPLICATE_IGNORE_DB = (other), REPLICATE_WILD_IGNORE_TABLE = ('app.x%')",
+			"CHANGE REPLICATION FILTER REPLICATE_IGNORE_DB = (), REPLICATE_WILD_IGNORE_TABLE = ()", "replication filters: REPLICATE_IGNORE_DB, REPLICATE_WILD_IGNORE_TABLE",
+		},
+		{"CHANGE REPLICATION SOURCE TO SOURCE_DELAY = 60", "CHANGE REPLICATION SOURCE TO SOURCE_DELAY = 0", "waits 1m0s on purpose"},
+	} {
+		c.b.exec(t, "STOP REPLICA SQL_THREAD", s.set, "START REPLICA SQL_THREAD")
+		require.Contains(t, c.b.status(t).Inadmissible, s.says)
+		c.b.exec(t, "STOP REPLICA SQL_THREAD", s.unset, "START REPLICA SQL_THREAD")
+		require.Empty(t, c.b.status(t).Inadmissible)
+	}
+	c.write(t, c.a, 1)
 }
 
 // receiverTimes: a receiver whose times are of another profile says so, and is

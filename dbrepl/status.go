@@ -28,6 +28,10 @@ type Status struct {
 	Purged        gtid.Set `json:"purged"`
 	ReadOnly      bool     `json:"read_only"`
 	SuperReadOnly bool     `json:"super_read_only"`
+	// Inadmissible says why the instance must neither acknowledge nor be promoted,
+	// however well it replicates: it does not keep or hand on all that it receives,
+	// or not for a while. Empty if nothing speaks against it.
+	Inadmissible string `json:"inadmissible,omitempty"`
 	// Marker is the newest epoch marker row that is executed; zero if none.
 	Marker   topology.Marker `json:"marker"`
 	Source   *SourceStatus   `json:"source,omitempty"` // nil when no replication is configured
@@ -59,6 +63,9 @@ type SourceStatus struct {
 	// Unfit says in what the receiver's times are not as they are configured;
 	// empty if they are.
 	Unfit string `json:"unfit,omitempty"`
+	// Filters names the replication filters by which the applier leaves out a part
+	// of what it receives; empty if there are none.
+	Filters string `json:"filters,omitempty"`
 	// Unapplied is the number of transactions received and not executed.
 	Unapplied uint64 `json:"unapplied"`
 	// Lag is how long ago, on the primary, that was committed which is being

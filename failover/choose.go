@@ -199,6 +199,8 @@ func unpromotable(f Frozen, s survey, p choosePolicy) string {
 		return "it is the primary already"
 	case f.Priority < 0:
 		return "its priority forbids promotion"
+	case f.Inadmissible != "":
+		return f.Inadmissible
 	case f.ApplierError != "" && (f.Unapplied > 0 || p.kind == election.Switchover):
 		// With nothing left to apply, and nothing to come, it is for when nobody
 		// else fits: Isolate leaves one where it ended an applier in the middle

@@ -123,6 +123,14 @@ func TestChooseCandidate(t *testing.T) {
 			seen: []Frozen{replica("n2", "1:1-9", broken), replica("n3", "1:1-9", unapplied("1:1"))}, want: "n3", followers: names{"n2"},
 		},
 		{
+			name: "never one that leaves something out, and nobody counts on its acknowledgements (M11)", policy: failover,
+			seen: []Frozen{replica("n2", "1:1-9", priority(1), filtered), replica("n3", "1:1-9"), replica("n4", "1:1-9")}, want: "n3", followers: names{"n2", "n4"},
+		},
+		{
+			name: "nor if it alone could acknowledge (M11)", policy: failover,
+			seen: []Frozen{replica("n2", "1:1-9", filtered), replica("n3", "1:1-9")}, refusal: "0 of the 1 needed instances could acknowledge",
+		},
+		{
 			name: "not newer than those that will follow (U3)", policy: failover,
 			seen: []Frozen{replica("n2", "1:1-9", version("9.7.4"), priority(1)), replica("n3", "1:1-9", version("8.4.9"))},
 			want: "n3", followers: names{"n2"},

@@ -321,6 +321,7 @@ func TestReadableReplicas(t *testing.T) {
 		{"restarted in a failover, and another one may have more", []func(*View){inOperation(election.Failover, stepRevoke), mysqldGone("n1"), mysqldGone("n3"), with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.ReceiverOn, i.Source.HeartbeatAge = false, -1 })}, nil},
 		{"long disconnected in a failover, and another one commits more", []func(*View){inOperation(election.Failover, stepRevoke), mysqldGone("n1"), unheard("n2"), with("n3", func(_ *NodeStatus, i *dbrepl.Status) { i.Committing = gtids("1:10") })}, names{"n3"}},
 		{"long disconnected in a failover, and another one may have forgotten more", []func(*View){inOperation(election.Failover, stepRevoke), mysqldGone("n1"), unheard("n2"), with("n3", func(s *NodeStatus, _ *dbrepl.Status) { s.Certified = false })}, names{"n3"}},
+		{"filtered", []func(*View){with("n2", func(_ *NodeStatus, i *dbrepl.Status) { i.Source.Filters = "REPLICATE_IGNORE_DB" })}, names{"n3"}},
 		{"before bootstrap", []func(*View){func(v *View) { v.State.Primary = nil }}, nil},
 	} {
 		t.Run(c.name, func(t *testing.T) {
@@ -444,6 +445,14 @@ func TestDecideRemedy(t *testing.T) {
 		{name: "with other times than it should have", change: []func(*View){inst(func(i *dbrepl.Status) { i.Source.Unfit = "its retry interval is 1m" })}, want: remedyRefit},
 		{name: "that comes last", change: []func(*View){inst(func(i *dbrepl.Status) { i.Source.Unfit, i.SemiSync.ReplicaActive = "its retry interval is 1m", false })}, want: remedyFollow},
 		{name: "caught up and not registered", change: []func(*View){unregistered}, want: remedyAdmit},
+		{
+			name: "inadmissible: it is not admitted (M11)", want: remedyNone,
+			change: []func(*View){unregistered, inst(func(i *dbrepl.Status) { i.Inadmissible, i.SemiSync.ReplicaEnabled = "it is filtered", false })},
+		},
+		{
+			name: "inadmissible, and could acknowledge (M11)", want: remedyFollow,
+			change: []func(*View){unregistered, inst(func(i *dbrepl.Status) { i.Inadmissible = "it is filtered" })},
+		},
 		{
 			name: "restarted, not registered, and could acknowledge (M11)", want: remedyFollow,
 			change: []func(*View){unregistered, with(self, func(s *NodeStatus, _ *dbrepl.Status) { s.Certified = false })},

@@ -76,8 +76,14 @@ type NodeStatus struct {
 	// Etcd is how the member of the embedded etcd is that it runs; empty if it
 	// runs none.
 	Etcd EtcdStanding `json:"etcd,omitempty"`
+	// EtcdUsed is which part of its database's quota etcd has taken, by the member
+	// that this one runs or, of an external etcd, the fullest; 0 if not known.
+	EtcdUsed float64 `json:"etcd_used,omitempty"`
 	// Nginx are the nginx configurations that this member keeps in step.
 	Nginx []NginxFile `json:"nginx,omitempty"`
+	// CertificateUntil is when the member's certificate, or the one of the authority
+	// that signed it, ends; zero without one.
+	CertificateUntil time.Time `json:"certificate_until,omitzero"`
 }
 
 // FreezeRequest orders a replica's receiver to stop.
@@ -106,6 +112,7 @@ type Frozen struct {
 	// closed, amid a promotion. Agents before this field do not tell.
 	ReadOnly     bool   `json:"read_only,omitempty"`
 	ApplierError string `json:"applier_error,omitempty"`
+	Inadmissible string `json:"inadmissible,omitempty"` // see dbrepl.Status
 	Priority     int    `json:"priority"`
 	// Site is as the leader knows it.
 	Site string `json:"-"`

@@ -130,19 +130,19 @@ type ackersSeen struct {
 	instances int
 	users     map[topology.NodeName]string // with which each member receives now
 	gone      map[topology.NodeName]bool
-	misplaced map[topology.NodeName]bool // in a site whose members may not acknowledge
-	present   []string                   // the sites of the others
-	active    int                        // those of the others that acknowledge now
-	clients   int                        // that the primary itself counts
+	misplaced map[topology.NodeName]string // why one that is there may not acknowledge
+	present   []string                     // the sites of the others
+	active    int                          // those of the others that acknowledge now
+	clients   int                          // that the primary itself counts
 }
 
 // leaves tells whether n is to be no acker any more.
-func (s ackersSeen) leaves(n topology.NodeName) bool { return s.gone[n] || s.misplaced[n] }
+func (s ackersSeen) leaves(n topology.NodeName) bool { return s.gone[n] || s.misplaced[n] != "" }
 
 func seeAckers(v View, p Policy, gone func(topology.NodeName) bool) ackersSeen {
 	reg, sites := v.State.Register, sitesOf(v.Members)
 	seen := ackersSeen{
-		users: map[topology.NodeName]string{}, gone: map[topology.NodeName]bool{}, misplaced: map[topology.NodeName]bool{},
+		users: map[topology.NodeName]string{}, gone: map[topology.NodeName]bool{}, misplaced: map[topology.NodeName]string{},
 	}
 	for _, m := range v.Members {
 		if m.HasInstance() {
@@ -156,7 +156,11 @@ func seeAckers(v View, p Policy, gone func(topology.NodeName) bool) ackersSeen {
 			continue
 		}
 		if !p.mayAck(sites[v.State.Primary.Node], sites[n]) {
-			seen.misplaced[n] = true
+			seen.misplaced[n] = "in the primary's own site"
+			continue
+		}
+		if inst := v.Nodes[n].Instance; inst != nil && inst.Inadmissible != "" {
+			seen.misplaced[n] = "inadmissible: " + inst.Inadmissible
 			continue
 		}
 		seen.present = append(seen.present, sites[n])
@@ -228,7 +232,7 @@ func decideToShut(reg election.Register, seen ackersSeen) (registerStep, bool) {
 		if seen.leaves(n) && !reg.IsShut(n) && seen.active >= max(reg.K, 1) && hasOwnAccount(reg, seen.users, n) {
 			why := "gone"
 			if !seen.gone[n] {
-				why = "in the primary's own site"
+				why = seen.misplaced[n]
 			}
 			return registerStep{what: fmt.Sprintf("%s is %s: it is to be shut out", n, why), change: shut(n)}, true
 		}

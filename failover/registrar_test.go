@@ -318,11 +318,22 @@ func TestDecideRegister(t *testing.T) {
 		change    func(*election.State)
 		policy    Policy
 		gone      []topology.NodeName
+		filtered  []topology.NodeName
 		what      string
 		obeyFirst bool
 	}{
 		{name: "nothing is amiss", policy: Policy{Acks: 1}},
 		{name: "one is gone", policy: Policy{Acks: 1}, gone: []topology.NodeName{first}, what: "it is to be shut out"},
+		{name: "one leaves out a part of what it receives (M11)", policy: Policy{Acks: 1}, filtered: []topology.NodeName{first}, what: "is inadmissible: it is filtered: it is to be shut out"},
+		{name: "both do: writes wait for them all the same", policy: Policy{Degrade: true}, filtered: []topology.NodeName{first, second}},
+		{
+			name: "it was shut out and does no longer", policy: Policy{Acks: 1}, what: "it stays an acker",
+			change: func(s *election.State) { s.Register.Shut = []topology.NodeName{first} },
+		},
+		{
+			name: "it was shut out and still does", policy: Policy{Acks: 1}, filtered: []topology.NodeName{first}, what: "no acker any more", obeyFirst: true,
+			change: func(s *election.State) { s.Register.Shut = []topology.NodeName{first} },
+		},
 		{name: "both are gone: no proof would be had by it", policy: Policy{Acks: 1}, gone: []topology.NodeName{first, second}},
 		{
 			name: "it shares its account", policy: Policy{Acks: 1}, gone: []topology.NodeName{first},
@@ -355,7 +366,12 @@ func TestDecideRegister(t *testing.T) {
 		{name: "none is left, and they do not", policy: Policy{Degrade: true}, gone: []topology.NodeName{first, second}, what: "is to wait for 0"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
-			step, due := decideRegister(view(c.change), c.policy, gone(c.gone...))
+			v := view(c.change)
+			v.Nodes[v.State.Primary.Node].Instance.SemiSync.Clients = len(v.State.Register.Ackers) - len(c.gone)
+			for _, n := range c.filtered {
+				v.Nodes[n].Instance.Inadmissible = "it is filtered"
+			}
+			step, due := decideRegister(v, c.policy, gone(c.gone...))
 			require.Equal(t, c.what != "", due, step.what)
 			require.Contains(t, step.what, c.what)
 			require.Equal(t, c.obeyFirst, step.obeyFirst)

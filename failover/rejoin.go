@@ -81,7 +81,7 @@ func decideRemedy(state election.State, n NodeStatus, primary NodeStatus, p Poli
 		return remedyFollow, errant
 	}
 	registered := state.Register.Has(n.Member.Name)
-	mayAck := p.mayAck(primary.Member.Site, n.Member.Site)
+	mayAck := p.mayAck(primary.Member.Site, n.Member.Site) && inst.Inadmissible == ""
 	switch {
 	case registered && src.ReceiverOn && !inst.SemiSync.ReplicaActive:
 		return remedyFollow, errant

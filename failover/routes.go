@@ -108,7 +108,7 @@ func (r RouteKeeper) route(s election.State) router.Route {
 }
 
 // readableReplicas are those that may serve reads: following the recorded
-// primary, applying, and within the lag limit.
+// primary, applying all that comes, and within the lag limit.
 func readableReplicas(v View, maxLag time.Duration) []router.Backend {
 	p := v.State.Primary
 	replicas := []router.Backend{}
@@ -134,7 +134,7 @@ func readableReplicas(v View, maxLag time.Duration) []router.Backend {
 		if !live && !heard && !hasAll(v, *n.Instance) {
 			continue
 		}
-		if src.ApplierOn && src.Lag+more <= maxLag && n.Errant == nil {
+		if src.ApplierOn && src.Filters == "" && src.Lag+more <= maxLag && n.Errant == nil {
 			replicas = append(replicas, router.Backend{Node: name, Address: n.Member.MySQL})
 		}
 	}

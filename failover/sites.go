@@ -71,7 +71,7 @@ func (p Policy) acks(instances int, present []string) int {
 // and their sites.
 func (p Policy) ackersAt(site string, followers []Frozen) (ackers []Frozen, sites []string) {
 	for _, f := range followers {
-		if p.mayAck(site, f.Site) {
+		if p.mayAck(site, f.Site) && f.Inadmissible == "" {
 			ackers = append(ackers, f)
 			sites = append(sites, f.Site)
 		}

@@ -74,6 +74,7 @@ func frozenOf(m topology.Member, st dbrepl.Status, certified bool) Frozen {
 		Executed: st.Executed, Committing: st.Committing, Received: st.Received,
 		Unapplied: st.Received.Minus(st.Executed).Count(), Marker: st.Marker,
 		Amnesiac: !certified, Closed: st.SuperReadOnly, ReadOnly: !st.Writable(), Priority: m.Priority, Site: m.Site,
+		Inadmissible: st.Inadmissible,
 	}
 	if st.Source != nil {
 		f.ApplierError = st.Source.ApplierError

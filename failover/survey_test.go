@@ -36,6 +36,7 @@ func amnesiac(f *Frozen)                { f.Amnesiac = true }
 func opened(f *Frozen)                  { f.Closed = false }
 func priority(p int) func(*Frozen)      { return func(f *Frozen) { f.Priority = p } }
 func version(v string) func(*Frozen)    { return func(f *Frozen) { f.Version = v } }
+func filtered(f *Frozen)                { f.Inadmissible = "it is filtered" }
 func broken(f *Frozen)                  { f.ApplierError, f.Unapplied = "error 1062", 1 }
 func serverUUID(n string) func(*Frozen) { return func(f *Frozen) { f.ServerUUID = uuidOf(n) } }
 

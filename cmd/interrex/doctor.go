@@ -260,6 +260,45 @@ func (f *serverFacts) read(ctx context.Context, db *sql.DB) error {
 		f.Heartbeat = time.Duration(heartbeat * float64(time.Second)).Round(time.Millisecond)
 		f.Retry = time.Duration(retry * float64(time.Second))
 	}
+	return readFilters(ctx, db, f)
+}
+
+// readFilters reads what is left out of the binary log, and by the applier, and
+// how long that waits.
+func readFilters(ctx context.Context, db *sql.DB, f *serverFacts) error {
+	var seconds int64
+	var do, ignore string
+	err := db.QueryRowContext(ctx, `SELECT COALESCE((SELECT desired_delay FROM performance_schema.replication_applier_configuration WHERE channel_name = ''), 0),
+		COALESCE((SELECT GROUP_CONCAT(DISTINCT name ORDER BY name SEPARATOR ', ') FROM (
+			SELECT filter_name AS name FROM performance_schema.replication_applier_filters WHERE filter_rule <> ''
+			UNION ALL SELECT filter_name FROM performance_schema.replication_applier_global_filters WHERE filter_rule <> '') AS f), '')`).Scan(&seconds, &f.Filters)
+	if err != nil {
+		return fmt.Errorf("read replication filters: %w", err)
+	}
+	f.Delay = time.Duration(seconds) * time.Second
+	statement := "SHOW BINARY LOG STATUS"
+	if strings.HasPrefix(f.Variables["version"], "8.0.") {
+		statement = "SHOW MASTER STATUS"
+	}
+	var skip sql.RawBytes
+	rows, err := db.QueryContext(ctx, statement)
+	if err != nil {
+		return fmt.Errorf("read the filters of the binary log: %w", err)
+	}
+	defer func() { _ = rows.Close() }()
+	for rows.Next() { // none without a binary log
+		if err := rows.Scan(&skip, &skip, &do, &ignore, &skip); err != nil {
+			return fmt.Errorf("read the filters of the binary log: %w", err)
+		}
+	}
+	for name, value := range map[string]string{"binlog-do-db": do, "binlog-ignore-db": ignore} {
+		if value != "" {
+			f.Filters = strings.TrimPrefix(f.Filters+", "+name+" of the binary log", ", ")
+		}
+	}
+	if err := rows.Err(); err != nil {
+		return fmt.Errorf("read the filters of the binary log: %w", err)
+	}
 	return nil
 }
 

@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"fmt"
 	"slices"
 	"strconv"
@@ -45,6 +46,10 @@ type serverFacts struct {
 	Heartbeat time.Duration
 	// Retry is how often it tries a source that it lost; negative likewise.
 	Retry time.Duration
+	// Filters names the replication filters, and those of the binary log.
+	Filters string
+	// Delay is how long the applier waits on purpose.
+	Delay time.Duration
 	// MaxUsed is the most connections there ever were.
 	MaxUsed int
 	// Admin tells whether the members' probes know an administrative listener.
@@ -250,9 +255,14 @@ func (j *serverJudge) receiver() {
 	want := fmt.Sprintf("%.0f", j.f.NetTimeout.Seconds())
 	j.check("replica_net_timeout", j.s.Variables["replica_net_timeout"] == want, stateWrong, j.s.Variables["replica_net_timeout"], want,
 		"seconds until a replica gives a silent source up; the agents take its word as evidence", bySQL("replica_net_timeout", want))
+	j.check("filters", j.s.Filters == "", stateWrong, cmp.Or(j.s.Filters, "none"), "none",
+		"what they leave out is lost when another server becomes the primary; one with them neither acknowledges nor is promoted",
+		"CHANGE REPLICATION FILTER …, and my.cnf without replicate-*, binlog-do-db and binlog-ignore-db; then rebuild what lacks data")
 	if j.s.Heartbeat < 0 || j.primary() {
 		return
 	}
+	j.check("delay", j.s.Delay == 0, stateAdvice, j.s.Delay.String(), "0s",
+		"one that waits on purpose neither acknowledges nor is promoted", "STOP REPLICA SQL_THREAD; CHANGE REPLICATION SOURCE TO SOURCE_DELAY = 0; START REPLICA SQL_THREAD;")
 	change := func(key string, seconds float64) string {
 		return fmt.Sprintf("STOP REPLICA IO_THREAD; CHANGE REPLICATION SOURCE TO %s = %g; START REPLICA IO_THREAD;", key, seconds)
 	}

@@ -104,6 +104,8 @@ func TestDoctorJudgesEachSetting(t *testing.T) {
 		{"slow to notice", set(1, "replica_net_timeout", "60"), "db2", "replica_net_timeout", stateWrong, "SET PERSIST replica_net_timeout = 2;"},
 		{"slow to try again", func(f *clusterFacts) { f.Servers[2].Retry = time.Minute }, "db3", "retry interval", stateWrong, "SOURCE_CONNECT_RETRY = 1;"},
 		{"rare heartbeats", func(f *clusterFacts) { f.Servers[1].Heartbeat = 30 * time.Second }, "db2", "heartbeat period", stateWrong, "SOURCE_HEARTBEAT_PERIOD = 0.5"},
+		{"filtered", func(f *clusterFacts) { f.Servers[2].Filters = "REPLICATE_IGNORE_DB" }, "db3", "filters", stateWrong, "CHANGE REPLICATION FILTER"},
+		{"delayed", func(f *clusterFacts) { f.Servers[1].Delay = time.Hour }, "db2", "delay", stateAdvice, "SOURCE_DELAY = 0;"},
 		{"no clone plugin", func(f *clusterFacts) { delete(f.Servers[2].Plugins, "clone") }, "db3", "plugin clone", stateWrong, "clone=mysql_clone.so"},
 		{"no semi-sync", func(f *clusterFacts) { delete(f.Servers[2].Plugins, "rpl_semi_sync_replica") }, "db3", "plugin rpl_semi_sync_replica", stateWrong, "semisync_replica.so"},
 		{"same id", set(2, "server_id", "2"), "cluster", "distinct server_id", stateWrong, "my.cnf: server_id"},

@@ -171,6 +171,8 @@ func notFollowing(s *dbrepl.Status, p *election.Primary, limit time.Duration) st
 		return "the receiver is " + s.Source.ReceiverState
 	case !s.Source.ApplierOn:
 		return "the applier is stopped"
+	case s.Source.Filters != "":
+		return "the applier leaves out a part of what it receives (replication filters: " + s.Source.Filters + ")"
 	case s.Source.Lag > limit:
 		return fmt.Sprintf("%s behind, the limit is %s", s.Source.Lag, limit)
 	}
