@@ -55,8 +55,14 @@ type KeeperConfig struct {
 	// Etcd tells how this node's own member of the embedded etcd is, and must
 	// not wait; nil where there is none.
 	Etcd func() EtcdStanding
+	// EtcdUsed tells which part of etcd's quota is taken, likewise; 0 if that is
+	// not known.
+	EtcdUsed func() float64
 	// Nginx tells of the nginx configurations of this node, likewise.
 	Nginx func() []NginxFile
+	// Certificate tells until when the member's certificate is good, likewise;
+	// zero without one.
+	Certificate func() time.Time
 	// TendEvery is how often the keeper looks after its instance by itself;
 	// default 500 ms. More often costs a probe each time.
 	TendEvery time.Duration

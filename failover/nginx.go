@@ -30,7 +30,13 @@ func (k *Keeper) describeNode(st *NodeStatus) {
 	if k.cfg.Etcd != nil {
 		st.Etcd = k.cfg.Etcd()
 	}
+	if k.cfg.EtcdUsed != nil {
+		st.EtcdUsed = k.cfg.EtcdUsed()
+	}
 	if k.cfg.Nginx != nil {
 		st.Nginx = k.cfg.Nginx()
+	}
+	if k.cfg.Certificate != nil {
+		st.CertificateUntil = k.cfg.Certificate()
 	}
 }

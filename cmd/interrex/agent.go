@@ -197,6 +197,7 @@ func (a *agent) buildKeeper(context.Context) error {
 	}
 	keeper, err := failover.NewKeeper(failover.KeeperConfig{
 		Member: a.self, PromiseFile: filepath.Join(a.cfg.Node.DataDir, "promises.json"), Etcd: a.members.etcdStanding, Nginx: a.nginxFiles,
+		EtcdUsed: a.members.etcdUsed, Certificate: a.certificateUntil,
 	}, inst, rebuild, a.registry, a.table, a.log)
 	if err != nil {
 		return err
@@ -393,6 +394,15 @@ func (a *agent) run(ctx context.Context) error {
 	}
 	a.log.Info("agent stopped", zap.Error(err))
 	return err
+}
+
+// certificateUntil is when the certificate that members know this one by ends;
+// zero without one.
+func (a *agent) certificateUntil() time.Time {
+	if a.tls == nil {
+		return time.Time{}
+	}
+	return a.tls.Until()
 }
 
 func (a *agent) keepRoutes(ctx context.Context, wake <-chan struct{}) error {

@@ -2,7 +2,6 @@ package main
 
 import (
 	"context"
-	"crypto/tls"
 	"errors"
 	"slices"
 	"sync/atomic"
@@ -22,6 +21,7 @@ import (
 type members struct {
 	a        *agent
 	standing atomic.Value // failover.EtcdStanding of the own etcd member
+	used     atomic.Value // float64: which part of etcd's quota is taken
 }
 
 // errAddedAgain ends an agent that was removed and is a member again: it begins
@@ -172,19 +172,40 @@ func (a *agent) runEtcd(ctx context.Context) error {
 	return nil
 }
 
-// watchEtcd asks the own etcd member how it is, for the status.
+// etcdFilling is the part of etcd's quota from which on that is said.
+const etcdFilling = 0.6
+
+// watchEtcd asks the own etcd member how it is, for the status, or, now and then,
+// the members of an external one.
 func (m *members) watchEtcd(ctx context.Context) error {
-	if m.a.cfg.Etcd.Mode != config.Embedded || !m.a.cfg.OwnMember().Voter {
-		return nil
+	endpoints, every := m.a.cfg.Etcd.Endpoints, 10*time.Second
+	if m.a.cfg.Etcd.Mode == config.Embedded {
+		if !m.a.cfg.OwnMember().Voter {
+			return nil
+		}
+		endpoints, every = []string{m.a.cfg.OwnMember().EtcdClientAddress()}, time.Second
 	}
 	secure, err := etcdTLS(m.a.cfg)
 	if err != nil {
 		return err
 	}
-	tick := time.NewTicker(time.Second)
+	var askers []*embedded.Asker
+	for _, e := range endpoints {
+		a := embedded.NewAsker(e, secure)
+		defer a.Close()
+		askers = append(askers, a)
+	}
+	tick := time.NewTicker(every)
 	defer tick.Stop()
+	filling := false
 	for {
-		m.standing.Store(m.askEtcd(ctx, secure))
+		if used := m.askEtcd(ctx, askers); used >= etcdFilling != filling {
+			filling = !filling
+			if filling {
+				m.a.log.Warn("etcd's database is filling up: once it is full it takes no more writes, and nobody is promoted",
+					zap.Float64("part_of_its_quota", used))
+			}
+		}
 		select {
 		case <-ctx.Done():
 			return nil
@@ -193,26 +214,45 @@ func (m *members) watchEtcd(ctx context.Context) error {
 	}
 }
 
-func (m *members) askEtcd(ctx context.Context, secure *tls.Config) failover.EtcdStanding {
-	if !m.hasVote() {
-		return ""
+// askEtcd notes how the own member is, and which part of their quota is taken by
+// those that are asked, at most.
+func (m *members) askEtcd(ctx context.Context, askers []*embedded.Asker) (used float64) {
+	own := m.a.cfg.Etcd.Mode == config.Embedded
+	if own && !m.hasVote() {
+		m.standing.Store(failover.EtcdStanding(""))
+		m.used.Store(0.0)
+		return 0
 	}
 	actx, cancel := context.WithTimeout(ctx, time.Second)
 	defer cancel()
-	learner, err := embedded.IsLearner(actx, m.a.cfg.OwnMember().EtcdClientAddress(), secure)
-	switch {
-	case err != nil:
-		return failover.EtcdSilent
-	case learner:
-		return failover.EtcdLearner
+	standing := failover.EtcdVoter
+	for _, a := range askers {
+		s, err := a.Ask(actx)
+		used = max(used, s.Used)
+		switch {
+		case err != nil:
+			standing = failover.EtcdSilent
+		case s.Learner:
+			standing = failover.EtcdLearner
+		}
 	}
-	return failover.EtcdVoter
+	if own {
+		m.standing.Store(standing)
+	}
+	m.used.Store(used)
+	return used
 }
 
 // etcdStanding is what watchEtcd saw last.
 func (m *members) etcdStanding() failover.EtcdStanding {
 	standing, _ := m.standing.Load().(failover.EtcdStanding)
 	return standing
+}
+
+// etcdUsed likewise.
+func (m *members) etcdUsed() float64 {
+	used, _ := m.used.Load().(float64)
+	return used
 }
 
 // etcdMembers is the embedded etcd as operations see it.

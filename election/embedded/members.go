@@ -86,11 +86,52 @@ func Remove(ctx context.Context, endpoints []string, secure *tls.Config, name, p
 	return nil
 }
 
-// IsLearner asks one member whether it has no vote yet.
-func IsLearner(ctx context.Context, endpoint string, secure *tls.Config) (bool, error) {
-	one, err := ask(ctx, endpoint, secure)
-	if err != nil {
-		return false, fmt.Errorf("ask etcd at %s: %w", endpoint, err)
+// Standing is how one member of an etcd is, by its own word.
+type Standing struct {
+	Learner bool // it has no vote yet
+	// Used is which part of its database's quota is taken; at 1 it takes no more
+	// writes. 0 if it does not tell (before etcd 3.6).
+	Used float64
+}
+
+// Asker asks one member, embedded or not, how it is, and keeps the connection.
+// Not for several goroutines.
+type Asker struct {
+	endpoint string
+	secure   *tls.Config
+	client   *clientv3.Client
+}
+
+// NewAsker makes no connection yet.
+func NewAsker(endpoint string, secure *tls.Config) *Asker {
+	return &Asker{endpoint: endpoint, secure: secure}
+}
+
+// Ask returns within two seconds.
+func (a *Asker) Ask(ctx context.Context) (s Standing, err error) {
+	ctx, cancel := context.WithTimeout(ctx, askLimit)
+	defer cancel()
+	if a.client == nil {
+		if a.client, err = dial(a.endpoint, a.secure); err != nil {
+			return s, err
+		}
 	}
-	return one.state.IsLearner, nil
+	state, err := a.client.Status(ctx, a.endpoint)
+	if err != nil {
+		a.Close() // a new connection is tried at once, and not after a growing pause
+		return s, fmt.Errorf("ask etcd at %s: %w", a.endpoint, err)
+	}
+	s.Learner = state.IsLearner
+	if state.DbSizeQuota > 0 {
+		s.Used = float64(state.DbSize) / float64(state.DbSizeQuota)
+	}
+	return s, nil
+}
+
+// Close ends the connection; it may be asked again all the same.
+func (a *Asker) Close() {
+	if a.client != nil {
+		_ = a.client.Close()
+		a.client = nil
+	}
 }

@@ -64,9 +64,13 @@ func TestMemberJoinsAndLeaves(t *testing.T) {
 	write(t, client, etcdtest.ListKey, "e1 e2 e3 e4")
 	votes(t, client, "e1", "e2", "e3", "e4")
 	fourth.WaitReady(t)
-	learner, err := embedded.IsLearner(t.Context(), fourth.Config.ClientURL, nil)
+	asker := embedded.NewAsker(fourth.Config.ClientURL, nil)
+	defer asker.Close()
+	standing, err := asker.Ask(t.Context())
 	require.NoError(t, err)
-	require.False(t, learner)
+	require.False(t, standing.Learner)
+	require.Positive(t, standing.Used)
+	require.Less(t, standing.Used, 0.1)
 
 	// Its vote counts: of four, three are a quorum with it.
 	second.Stop()

@@ -157,6 +157,8 @@ func newViewCollector(cfg MetricsConfig) *viewCollector {
 	add("nginx_in_step", "1 while this member's nginx follows its route, 0 while a change cannot be made.", "file")
 	add("nginx_epoch", "Epoch of the route this member's nginx lives by.", "file")
 	add("nginx_warnings", "Settings of this member's nginx that a failover will suffer from.", "file")
+	add("etcd_used_ratio", "Part of its database's quota that etcd has taken, as far as this member knows.")
+	add("certificate_expiry_timestamp_seconds", "When this member's certificate ends, in Unix time; absent without TLS.")
 	add("gate_open", "1 while the gate lets the operation pass.", "operation", "gate")
 	add("proxy_sessions", "Client sessions in this member's proxy, held ones included.", "route")
 	add("proxy_sessions_held", "Clients that this member's proxy holds now.", "route")
@@ -252,6 +254,10 @@ func (c *viewCollector) collectRecord(set func(string, float64, ...string), v fa
 	set("lossless", number(glance.Durability.Lossless))
 	set("route_epoch", float64(own.Route.Epoch))
 	set("route_open", number(own.Route.Phase == "open"))
+	set("etcd_used_ratio", own.EtcdUsed)
+	if u := own.CertificateUntil; !u.IsZero() {
+		set("certificate_expiry_timestamp_seconds", float64(u.Unix()))
+	}
 	told := map[string]bool{}
 	for _, f := range own.Nginx {
 		if told[f.File] {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/testutil/promlint"
@@ -81,10 +82,12 @@ func TestMetrics(t *testing.T) {
 	node(&v, "n1", func(n *failover.NodeStatus) {
 		n.Nginx = []failover.NginxFile{{File: "/a.conf", Epoch: 3, Wanted: 3}, {File: "/b.conf", Epoch: 2, Wanted: 3, Error: "x", Warnings: []string{"y"}}}
 	})
+	node(&v, "n1", func(n *failover.NodeStatus) { n.EtcdUsed, n.CertificateUntil = 0.25, time.Unix(1800000000, 0) })
 	b.backend.setView(v)
 	require.Contains(t, scrape(t, b), "interrex_primary_forced 1\n")
 	for _, line := range []string{
 		`interrex_nginx_in_step{file="/a.conf"} 1`, `interrex_nginx_in_step{file="/b.conf"} 0`,
+		`interrex_etcd_used_ratio 0.25`, `interrex_certificate_expiry_timestamp_seconds 1.8e+09`,
 		`interrex_nginx_epoch{file="/b.conf"} 2`, `interrex_nginx_warnings{file="/b.conf"} 1`,
 	} {
 		require.Contains(t, scrape(t, b), line+"\n")

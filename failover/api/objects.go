@@ -162,6 +162,12 @@ type Member struct {
 	// Etcd is how the member of the embedded etcd is that it runs: voter,
 	// learner (no vote yet) or silent; empty if it runs none.
 	Etcd string `json:"etcd,omitempty"`
+	// EtcdUsed is which part of its database's quota etcd has taken (0 to 1), as
+	// this member knows; absent if it does not.
+	EtcdUsed float64 `json:"etcd_used,omitempty"`
+	// CertificateUntil is when its certificate ends, after which members refuse one
+	// another; absent without TLS.
+	CertificateUntil *time.Time `json:"certificate_until,omitempty"`
 	// Nginx are the nginx configurations that it keeps in step with its route.
 	Nginx []Nginx `json:"nginx,omitempty"`
 	// Leaving: its removal was asked for and goes on.

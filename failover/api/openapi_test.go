@@ -243,6 +243,7 @@ func troubled(b *bench) {
 	n2 := v.Nodes["n2"]
 	n2.Errant, n2.Rebuild = &errant, &failover.RebuildProgress{Stage: "clone", Errant: errant, Since: began, Error: "no space"}
 	n2.Nginx = []failover.NginxFile{{File: "/etc/nginx/nginx.conf", Epoch: 2, Wanted: 3, Error: "it is edited", ErrorFor: time.Minute, Stopped: true, Warnings: []string{"old sessions stay"}}}
+	n2.EtcdUsed, n2.CertificateUntil = 0.7, began
 	v.Nodes["n2"] = n2
 	delete(v.Nodes, "n3")
 	v.Unreachable["n3"] = "connection refused"

@@ -44,6 +44,8 @@ type credentials struct {
 	pem  [3][]byte
 	cert tls.Certificate
 	ca   *x509.CertPool
+	// until is when the certificate or what it rests on ends.
+	until time.Time
 }
 
 // LoadTLS reads the files; it fails if they do not fit one another, or the
@@ -93,14 +95,58 @@ func (t *TLS) parse(c *credentials) error {
 		}
 	}
 	for _, usage := range []x509.ExtKeyUsage{x509.ExtKeyUsageServerAuth, x509.ExtKeyUsageClientAuth} {
-		_, err := c.cert.Leaf.Verify(x509.VerifyOptions{
+		chains, err := c.cert.Leaf.Verify(x509.VerifyOptions{
 			Roots: c.ca, Intermediates: rest, DNSName: MemberName(t.node, t.cluster), KeyUsages: []x509.ExtKeyUsage{usage},
 		})
 		if err != nil {
 			return fmt.Errorf("verify certificate %s: %w", t.files.Cert, err)
 		}
+		c.until = lastUntil(chains)
 	}
 	return nil
+}
+
+// lastUntil is when the last of the chains has one that ended.
+func lastUntil(chains [][]*x509.Certificate) (last time.Time) {
+	for _, chain := range chains {
+		until := chain[0].NotAfter
+		for _, cert := range chain {
+			if cert.NotAfter.Before(until) {
+				until = cert.NotAfter
+			}
+		}
+		if until.After(last) {
+			last = until
+		}
+	}
+	return last
+}
+
+// Until is when the certificate in use ends, or that of its authority.
+func (t *TLS) Until() time.Time { return t.current.Load().until }
+
+// reminders are how long before a certificate's end that is said once more.
+var reminders = []time.Duration{30 * 24 * time.Hour, 7 * 24 * time.Hour, 24 * time.Hour}
+
+// remind says that the certificate ends soon, once for each of reminders that has
+// come since the given ones, and returns how many have.
+func (t *TLS) remind(now time.Time, given int) int {
+	left := t.Until().Sub(now)
+	come := 0
+	for _, before := range reminders {
+		if left < before {
+			come++
+		}
+	}
+	if come > given {
+		say := t.log.Warn
+		if come == len(reminders) {
+			say = t.log.Error
+		}
+		say("the certificate, or its authority's, ends soon: then members refuse each other; renew the files of security.tls",
+			zap.Time("valid_until", t.Until()), zap.String("file", t.files.Cert))
+	}
+	return come
 }
 
 // Run follows the files until ctx ends, looking every so often.
@@ -108,6 +154,7 @@ func (t *TLS) Run(ctx context.Context, every time.Duration) error {
 	tick := time.NewTicker(every)
 	defer tick.Stop()
 	said := ""
+	reminded := t.remind(time.Now(), 0)
 	for {
 		select {
 		case <-ctx.Done():
@@ -123,8 +170,9 @@ func (t *TLS) Run(ctx context.Context, every time.Duration) error {
 			said = ""
 		}
 		if changed {
-			t.log.Info("TLS files reloaded", zap.Time("valid_until", t.current.Load().cert.Leaf.NotAfter))
+			t.log.Info("TLS files reloaded", zap.Time("valid_until", t.Until()))
 		}
+		reminded = t.remind(time.Now(), reminded)
 	}
 }
 

@@ -20,6 +20,7 @@ import (
 
 	"github.com/stretchr/testify/require"
 	"go.uber.org/zap"
+	"go.uber.org/zap/zaptest/observer"
 
 	"interrex/internal/topology"
 )
@@ -239,6 +240,28 @@ func TestUnfitFilesAreRefused(t *testing.T) {
 		_, err := LoadTLS(files, "n1", "c", zap.NewNop())
 		require.Error(t, err, name)
 	}
+}
+
+// TestCertificateEnds is row E11: that a certificate ends is said 30 days, 7 days
+// and one day before, once each, and again of the next one.
+func TestCertificateEnds(t *testing.T) {
+	ca := newAuthority(t, "ca") // which ends in an hour, before what it signs
+	seen, logs := observer.New(zap.WarnLevel)
+	held, err := LoadTLS(install(t, ca.issue(t, func(c *x509.Certificate) { c.NotAfter = c.NotAfter.AddDate(1, 0, 0) }, MemberName("n1", "c")), ca.pem), "n1", "c", zap.New(seen))
+	require.NoError(t, err)
+	require.Equal(t, ca.cert.NotAfter, held.Until(), "the authority's counts")
+	given := 0
+	for _, step := range []struct {
+		left time.Duration
+		said int // by now
+	}{{40 * 24 * time.Hour, 0}, {29 * 24 * time.Hour, 1}, {8 * 24 * time.Hour, 1}, {6 * 24 * time.Hour, 2}, {25 * time.Hour, 2}, {time.Hour, 3}, {-time.Hour, 3}} {
+		given = held.remind(held.Until().Add(-step.left), given)
+		require.Equal(t, step.said, logs.Len(), step.left)
+	}
+	require.Equal(t, zap.ErrorLevel, logs.All()[2].Level)
+	given = held.remind(held.Until().Add(-400*24*time.Hour), given) // it was renewed
+	held.remind(held.Until().Add(-time.Hour), given)
+	require.Equal(t, 4, logs.Len())
 }
 
 // TestRotationUnderLoad swaps the leaves and then the CA of both sides while

@@ -40,7 +40,7 @@ func newCluster(now time.Time, name string, v failover.View, gates []failover.Ga
 			c.GatesClosed = append(c.GatesClosed, g)
 		}
 	}
-	c.Status, c.Reasons = judgeStatus(c, v)
+	c.Status, c.Reasons = judgeStatus(c, v, now)
 	return c
 }
 
@@ -50,9 +50,9 @@ func serves(s election.State) bool {
 }
 
 // judgeStatus finds the worst word that fits, and every reason.
-func judgeStatus(c Cluster, v failover.View) (Status, []string) {
+func judgeStatus(c Cluster, v failover.View, now time.Time) (Status, []string) {
 	hungry := starved(c, v)
-	weak := weaknesses(c, v, hungry)
+	weak := weaknesses(c, v, now, hungry)
 	if v.State.WasRemoved(v.Self) {
 		weak = append(weak, fmt.Sprintf("%s was removed from the cluster: its routes are closed, and its server follows nobody", v.Self))
 	}
@@ -103,7 +103,7 @@ func starved(c Cluster, v failover.View) bool {
 }
 
 // weaknesses are what would make the next failure worse than it must be.
-func weaknesses(c Cluster, v failover.View, hungry bool) []string {
+func weaknesses(c Cluster, v failover.View, now time.Time, hungry bool) []string {
 	reasons := []string{}
 	add := func(format string, args ...any) { reasons = append(reasons, fmt.Sprintf(format, args...)) }
 	if d := v.State.Degraded; d != nil {
@@ -142,6 +142,7 @@ func weaknesses(c Cluster, v failover.View, hungry bool) []string {
 			reasons = append(reasons, why)
 		}
 		reasons = append(reasons, weaknessesOfNginx(m)...)
+		reasons = append(reasons, runningOut(m, now)...)
 	}
 	for name := range v.Nodes {
 		if !slices.ContainsFunc(v.Members, func(m topology.Member) bool { return m.Name == name }) {
@@ -181,6 +182,24 @@ func weaknessOf(m Member) string {
 		return fmt.Sprintf("%s is %.0f s behind: a failover to it would have to apply that first", m.Name, *m.LagMS/1000)
 	}
 	return ""
+}
+
+// etcdFull and certificateEnds are from when on what runs out is a weakness of
+// the cluster.
+const (
+	etcdFull        = 0.6
+	certificateEnds = 7 * 24 * time.Hour
+)
+
+// runningOut is what will stop the cluster one day if nobody acts.
+func runningOut(m Member, now time.Time) (reasons []string) {
+	if m.EtcdUsed >= etcdFull {
+		reasons = append(reasons, fmt.Sprintf("etcd's database is %.0f %% full, as %s knows: once it is full nobody is promoted", 100*m.EtcdUsed, m.Name))
+	}
+	if u := m.CertificateUntil; u != nil && u.Sub(now) < certificateEnds {
+		reasons = append(reasons, fmt.Sprintf("the certificate of %s, or its authority's, ends at %s: renew it, or members will refuse each other", m.Name, u.UTC().Format(time.RFC3339)))
+	}
+	return reasons
 }
 
 // behindText says what a replica has before it until it is an acker.
@@ -262,7 +281,10 @@ func newMember(v failover.View, m topology.Member, judged judge) Member {
 	}
 	if answers {
 		out.Promised, out.Certified, out.Error, out.Etcd = n.Promised, n.Certified, n.InstanceError, string(n.Etcd)
-		out.Route, out.Nginx = newMemberPath(n), newNginx(n.Nginx)
+		out.Route, out.Nginx, out.EtcdUsed = newMemberPath(n), newNginx(n.Nginx), n.EtcdUsed
+		if !n.CertificateUntil.IsZero() {
+			out.CertificateUntil = &n.CertificateUntil
+		}
 		out.describeTrouble(n)
 		if n.Instance != nil {
 			out.describeInstance(v, n.Instance)
@@ -322,6 +344,8 @@ func (m *Member) describeInstance(v failover.View, s *dbrepl.Status) {
 			src.HeartbeatAge.Seconds())
 	case !src.ApplierOn:
 		m.Error = "applier is stopped: " + cmp.Or(src.ApplierError, "no error")
+	case s.Inadmissible != "":
+		m.Error = "it may neither acknowledge nor be promoted: " + s.Inadmissible
 	}
 }
 

@@ -136,6 +136,21 @@ func TestStatusWord(t *testing.T) {
 				n.Nginx = []failover.NginxFile{{File: "/etc/nginx/nginx.conf", Epoch: 3, Wanted: 3, Warnings: []string{"worker_shutdown_timeout is not set"}}}
 			})
 		}, StatusHealthy, ""},
+		{"etcd's database is half full", func(v *failover.View) {
+			node(v, "n3", func(n *failover.NodeStatus) { n.EtcdUsed = 0.5 })
+		}, StatusHealthy, ""},
+		{"etcd's database fills up (E2)", func(v *failover.View) {
+			node(v, "n3", func(n *failover.NodeStatus) { n.EtcdUsed = 0.63 })
+		}, StatusDegraded, "etcd's database is 63 % full, as n3 knows"},
+		{"a certificate is good for a month", func(v *failover.View) {
+			node(v, "n3", func(n *failover.NodeStatus) { n.CertificateUntil = began.Add(30 * 24 * time.Hour) })
+		}, StatusHealthy, ""},
+		{"a certificate runs out (E11)", func(v *failover.View) {
+			node(v, "n3", func(n *failover.NodeStatus) { n.CertificateUntil = began.Add(6 * 24 * time.Hour) })
+		}, StatusDegraded, "the certificate of n3, or its authority's, ends at " + began.Add(6*24*time.Hour).UTC().Format(time.RFC3339)},
+		{"it leaves out a part of what it receives (M11)", func(v *failover.View) {
+			node(v, "n2", func(n *failover.NodeStatus) { n.Instance.Inadmissible = "replication filters: REPLICATE_DO_DB" })
+		}, StatusDegraded, "n2: it may neither acknowledge nor be promoted: replication filters: REPLICATE_DO_DB"},
 		{"unregistered", func(v *failover.View) { v.Nodes["n9"] = failover.NodeStatus{} }, StatusDegraded, "n9 answers"},
 	} {
 		t.Run(c.name, func(t *testing.T) {
