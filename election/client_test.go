@@ -113,13 +113,16 @@ func TestRacingCandidatesOneLeads(t *testing.T) {
 		for _, n := range nodes {
 			n.SetCandidacy(never)
 		}
-		require.NoError(t, holder.Resign(t.Context()), "round %d", round)
+		eventually(t, fmt.Sprint("resigned in round ", round), func() (any, bool) {
+			err := holder.Resign(t.Context()) // etcd may have no time for it, on a slow machine
+			return err, err == nil
+		})
 		eventually(t, "nobody leads", func() (any, bool) {
 			free := true
 			for _, n := range nodes {
 				l := n.Leadership()
 				if l.Mine { // it had begun to campaign before it was told not to
-					require.NoError(t, n.Resign(t.Context()))
+					_ = n.Resign(t.Context())
 				}
 				free = free && l.Holder == ""
 			}

@@ -240,7 +240,7 @@ func TestForeignPeerIsExplained(t *testing.T) {
 	require.NoError(t, os.RemoveAll(filepath.Join(stray.Config.DataDir, "data")))
 	stray.Config.Cluster = "another"
 	stray.Start() // a founding member of another cluster, at the same address
-	eventually(t, 30*time.Second, "an explanation of the foreign cluster", func() (string, bool) {
+	eventually(t, time.Minute, "an explanation of the foreign cluster", func() (string, bool) {
 		return findLog(logs, "belongs to another etcd cluster")
 	})
 	require.NoDirExists(t, filepath.Join(stray.Config.DataDir, "data", "member", "wal"), "it founded something")
@@ -268,8 +268,8 @@ func TestFullDatabaseRecovers(t *testing.T) {
 	m.Start()
 	m.WaitReady(t)
 	client := connect(t, m.Config.ClientURL)
-	value := strings.Repeat("x", 256<<10)
-	eventually(t, 30*time.Second, "a full database", func() (string, bool) {
+	value := strings.Repeat("x", 1<<20) // faster than it is compacted, on slow disks, too
+	eventually(t, time.Minute, "a full database", func() (string, bool) {
 		_, err := client.Put(t.Context(), "k", value)
 		return errorText(err), err != nil && strings.Contains(err.Error(), "space exceeded")
 	})

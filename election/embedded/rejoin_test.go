@@ -21,7 +21,7 @@ import (
 )
 
 // back is how long a member that lost its folder may take to vote again.
-const back = 30 * time.Second
+const back = time.Minute
 
 // loseFolder stops a member and loses all that etcd wrote.
 func loseFolder(t *testing.T, m *etcdtest.Member) {
