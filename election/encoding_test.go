@@ -136,7 +136,8 @@ func TestViewIsMonotonic(t *testing.T) {
 }
 
 func TestConfigValidate(t *testing.T) {
-	good := testConfig("a", []string{"127.0.0.1:1", "https://h:2"})
+	good := DefaultConfig()
+	good.Cluster, good.Self, good.Endpoints = "test", "a", []string{"127.0.0.1:1", "https://h:2"}
 	require.NoError(t, good.Validate())
 	require.NoError(t, good.ForRegions().Validate())
 	for name, test := range map[string]struct {

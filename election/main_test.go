@@ -48,8 +48,10 @@ func (n *node) stop() {
 	n.ended.Wait()
 }
 
+// testConfig has the limits for regions: an etcd with the race detector, on a
+// machine with other tests, takes as long to answer.
 func testConfig(name topology.NodeName, endpoints []string) Config {
-	cfg := DefaultConfig()
+	cfg := DefaultConfig().ForRegions()
 	cfg.Cluster, cfg.Self, cfg.Endpoints = "test", name, endpoints
 	return cfg
 }
