@@ -26,6 +26,7 @@ func TestLagAndDeafness(t *testing.T) {
 		"waits for its disk":                     {on(SourceStatus{told: true, HeartbeatAge: 6 * time.Second}), 6 * time.Second, true},
 		"its times are of another profile":       {on(SourceStatus{told: true, HeartbeatAge: 6 * time.Second, Unfit: "x"}), 6 * time.Second, false},
 		"not connected: a failover reads on":     {SourceStatus{told: true, HeartbeatAge: time.Minute}, 0, false},
+		"not connected, and was fed what is old": {SourceStatus{late: true, HeartbeatAge: time.Second, last: 13 * time.Second, level: 14 * time.Second}, 13 * time.Second, false},
 		"not connected, with something to apply": {SourceStatus{Unapplied: 1, last: time.Minute}, time.Minute, false},
 	} {
 		require.Equal(t, c.lag, c.s.lag(silence), name)
@@ -50,12 +51,14 @@ func TestToldAfterASilence(t *testing.T) {
 		"the first says nothing":       {{true, 10 * ms, 5 * ms, true}, {false, 9000 * ms, 5 * ms, false}, {false, 9200 * ms, 5 * ms, false}, {false, 9500 * ms, 5 * ms, true}, {false, 9500 * ms, 5 * ms, true}},
 		"what was missing comes":       {{true, 10 * ms, 5 * ms, true}, {false, 9000 * ms, 5 * ms, false}, {false, 9000 * ms, 9001 * ms, false}, {false, 9501 * ms, 9001 * ms, true}},
 		"it came between two looks":    {{true, 10 * ms, 5 * ms, true}, {false, 9501 * ms, 9001 * ms, true}},
-		"silent again before it is":    {{true, 10 * ms, 5 * ms, true}, {false, 9000 * ms, 5 * ms, false}, {true, 9000 * ms, 5 * ms, true}, {false, 9500 * ms, 5 * ms, false}, {false, 10000 * ms, 5 * ms, true}},
+		"silent again before it is":    {{true, 10 * ms, 5 * ms, true}, {false, 9000 * ms, 5 * ms, false}, {true, 9000 * ms, 5 * ms, false}, {false, 9500 * ms, 5 * ms, false}, {false, 10000 * ms, 5 * ms, true}, {true, 10000 * ms, 5 * ms, true}},
+		"what a dead source had sent":  {{true, 10 * ms, 5 * ms, true}, {true, 10 * ms, 5 * ms, true}, {true, 13001 * ms, 13000 * ms, false}, {true, 13001 * ms, 13000 * ms, false}, {false, 14000 * ms, 13000 * ms, false}, {false, 14500 * ms, 14400 * ms, true}},
 		"the server was started again": {{true, 0, 0, true}, {false, 0, 0, false}, {false, 700 * ms, 0, false}, {false, 1200 * ms, 0, true}},
 	} {
 		var h hearing
 		for i, l := range looks {
-			require.Equal(t, l.want, h.told(l.silent, l.heartbeat, l.queued, period), "%s: look %d", name, i)
+			told, _ := h.told(l.silent, l.heartbeat, l.queued, period)
+			require.Equal(t, l.want, told, "%s: look %d", name, i)
 		}
 	}
 }

@@ -205,7 +205,7 @@ func (i *Instance) readState(ctx context.Context, q querier, f features, s *Stat
 		s.Source.Deaf = s.Source.deaf(i.cfg.NetTimeout)
 	}
 	silent := !s.Source.ReceiverOn || s.Source.HeartbeatAge > i.cfg.NetTimeout
-	s.Source.told = i.hearing.told(silent, micros(beat.Float64), micros(queued.Float64), i.cfg.HeartbeatPeriod)
+	s.Source.told, s.Source.late = i.hearing.told(silent, micros(beat.Float64), micros(queued.Float64), i.cfg.HeartbeatPeriod)
 	s.Source.level = i.hearing.level(s.Source.told && !silent && s.Source.Unapplied == 0, micros(beat.Float64), micros(now))
 	return nil
 }
@@ -221,28 +221,33 @@ type hearing struct {
 	queued    time.Duration // the last transaction before
 	heartbeat time.Duration // the first one after; 0 if there was none yet
 	known     time.Duration // the last heartbeat when it had executed everything
+	// late: what came after the silence came before another one. It may be as old as
+	// the first: the network goes on with what a source sent that is dead since.
+	late bool
 }
 
 // told tells whether the source has said that it has no more to send, which it
 // says by a heartbeat. But it also sends one when it begins to send, or to look
 // for what is missing: after a silence only that counts which comes after a
-// transaction, or a period after another one.
-func (h *hearing) told(silent bool, heartbeat, queued, period time.Duration) bool {
+// transaction, or a period after another one. late: see hearing.
+func (h *hearing) told(silent bool, heartbeat, queued, period time.Duration) (told, late bool) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	switch {
 	case silent:
+		h.late = h.late || h.silent && (heartbeat != h.before || queued != h.queued)
 		h.silent, h.before, h.queued, h.heartbeat = true, heartbeat, queued, 0
-		return heartbeat >= queued
+		return heartbeat >= queued && !h.late, h.late
 	case heartbeat < queued || !h.silent:
-		return heartbeat >= queued
+		return heartbeat >= queued, h.late
 	case heartbeat == h.before:
-		return false
+		return false, h.late
 	case h.heartbeat == 0:
 		h.heartbeat = heartbeat
 	}
 	h.silent = queued == h.queued && heartbeat-h.heartbeat < period*9/10
-	return !h.silent
+	h.late = h.late && h.silent
+	return !h.silent, h.late
 }
 
 // readApplier asks for the applier's error and how old what it applies is.
@@ -306,7 +311,7 @@ func (s *SourceStatus) lag(silence time.Duration) time.Duration {
 	switch {
 	case s.Unapplied > 0:
 		return s.last
-	case s.ReceiverOn && since > silence:
+	case (s.ReceiverOn || s.late) && since > silence:
 		return since
 	}
 	return 0

@@ -75,6 +75,7 @@ type SourceStatus struct {
 	Lag time.Duration `json:"lag_ns"`
 
 	told  bool          // a heartbeat came after the last transaction
+	late  bool          // and what came last may be long sent (hearing)
 	last  time.Duration // how old is what is or was last applied; 0 if not asked
 	level time.Duration // how long ago, at most, it had executed everything; 0 if not known
 }
