@@ -70,7 +70,7 @@ test: need-cc fetch ## Run every test with the race detector, on real servers (P
 	$(if $(DEPLOY),,@echo 'make test: docs/deploy is left out: install supervisor and systemd to test it too')
 ifeq ($(PKG),./...)
 	status=0; \
-	$(GO_TEST) $(FIRST) $$($(GO) list ./... | grep -v '/$(ALONE:./%=%)$$') || status=1; \
+	$(GO_TEST) $(FIRST) $$($(GO) list -tags $(TEST_TAGS) ./... | grep -v '/$(ALONE:./%=%)$$') || status=1; \
 	$(GO_TEST) $(ALONE) || status=1; \
 	exit $$status
 else

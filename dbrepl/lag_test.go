@@ -63,6 +63,20 @@ func TestToldAfterASilence(t *testing.T) {
 	}
 }
 
+// What a source had sent that is dead since is late, until the next one has told.
+func TestLate(t *testing.T) {
+	const period, second = 500 * time.Millisecond, time.Second
+	var h hearing
+	for i, l := range []struct {
+		silent            bool
+		heartbeat, queued time.Duration
+		late              bool
+	}{{true, second, 0, false}, {true, second, 0, false}, {true, second, 13 * second, true}, {true, second, 13 * second, true}, {false, 14 * second, 13 * second, true}, {false, 15 * second, 13 * second, false}} {
+		_, late := h.told(l.silent, l.heartbeat, l.queued, period)
+		require.Equal(t, l.late, late, "look %d", i)
+	}
+}
+
 // The server's clock may be set while its receiver hears its source, or does not.
 func TestSignsOfTheSource(t *testing.T) {
 	var s signs

@@ -12,6 +12,7 @@ import (
 	"interrex/election"
 	"interrex/election/embedded"
 	"interrex/failover"
+	"interrex/failover/api"
 	"interrex/internal/config"
 	"interrex/internal/topology"
 )
@@ -172,9 +173,6 @@ func (a *agent) runEtcd(ctx context.Context) error {
 	return nil
 }
 
-// etcdFilling is the part of etcd's quota from which on that is said.
-const etcdFilling = 0.6
-
 // watchEtcd asks the own etcd member how it is, for the status, or, now and then,
 // the members of an external one.
 func (m *members) watchEtcd(ctx context.Context) error {
@@ -199,7 +197,7 @@ func (m *members) watchEtcd(ctx context.Context) error {
 	defer tick.Stop()
 	filling := false
 	for {
-		if used := m.askEtcd(ctx, askers); used >= etcdFilling != filling {
+		if used := m.askEtcd(ctx, askers); used >= api.EtcdFilling != filling {
 			filling = !filling
 			if filling {
 				m.a.log.Warn("etcd's database is filling up: once it is full it takes no more writes, and nobody is promoted",
@@ -221,17 +219,20 @@ func (m *members) askEtcd(ctx context.Context, askers []*embedded.Asker) (used f
 	if own && !m.hasVote() {
 		m.standing.Store(failover.EtcdStanding(""))
 		m.used.Store(0.0)
+		for _, a := range askers {
+			a.Close()
+		}
 		return 0
 	}
-	actx, cancel := context.WithTimeout(ctx, time.Second)
-	defer cancel()
 	standing := failover.EtcdVoter
 	for _, a := range askers {
+		actx, cancel := context.WithTimeout(ctx, time.Second)
 		s, err := a.Ask(actx)
+		cancel()
 		used = max(used, s.Used)
 		switch {
-		case err != nil:
-			standing = failover.EtcdSilent
+		case err != nil: // what it said before may well be so still
+			standing, used = failover.EtcdSilent, max(used, m.etcdUsed())
 		case s.Learner:
 			standing = failover.EtcdLearner
 		}

@@ -277,7 +277,7 @@ func readFilters(ctx context.Context, db *sql.DB, f *serverFacts) error {
 	}
 	f.Delay = time.Duration(seconds) * time.Second
 	statement := "SHOW BINARY LOG STATUS"
-	if strings.HasPrefix(f.Variables["version"], "8.0.") {
+	if v := f.Variables["version"]; strings.HasPrefix(v, "8.0.") || strings.HasPrefix(v, "8.1.") {
 		statement = "SHOW MASTER STATUS"
 	}
 	var skip sql.RawBytes
@@ -291,9 +291,9 @@ func readFilters(ctx context.Context, db *sql.DB, f *serverFacts) error {
 			return fmt.Errorf("read the filters of the binary log: %w", err)
 		}
 	}
-	for name, value := range map[string]string{"binlog-do-db": do, "binlog-ignore-db": ignore} {
-		if value != "" {
-			f.Filters = strings.TrimPrefix(f.Filters+", "+name+" of the binary log", ", ")
+	for _, filter := range []struct{ name, value string }{{"binlog-do-db", do}, {"binlog-ignore-db", ignore}} {
+		if filter.value != "" {
+			f.Filters = strings.TrimPrefix(f.Filters+", "+filter.name+" of the binary log", ", ")
 		}
 	}
 	if err := rows.Err(); err != nil {

@@ -184,16 +184,16 @@ func weaknessOf(m Member) string {
 	return ""
 }
 
-// etcdFull and certificateEnds are from when on what runs out is a weakness of
-// the cluster.
+// EtcdFilling (of its database's quota) and certificateEnds are from when on what
+// runs out is a weakness of the cluster.
 const (
-	etcdFull        = 0.6
+	EtcdFilling     = 0.6
 	certificateEnds = 7 * 24 * time.Hour
 )
 
 // runningOut is what will stop the cluster one day if nobody acts.
 func runningOut(m Member, now time.Time) (reasons []string) {
-	if m.EtcdUsed >= etcdFull {
+	if m.EtcdUsed >= EtcdFilling {
 		reasons = append(reasons, fmt.Sprintf("etcd's database is %.0f %% full, as %s knows: once it is full nobody is promoted", 100*m.EtcdUsed, m.Name))
 	}
 	if u := m.CertificateUntil; u != nil && u.Sub(now) < certificateEnds {
