@@ -24,18 +24,14 @@ comma  := ,
 DEPLOY := $(and $(shell command -v supervisord),$(shell command -v systemd-analyze))
 TEST_TAGS := $(TAGS)$(if $(DEPLOY),$(comma)deploy)
 
-# Packages at a time: those with real servers are heavy.
-TEST_P ?= 2
 # What is tested, and how else: make test PKG=./router/... ARGS='-run Hold -v'
 PKG  ?= ./...
 ARGS ?=
-# Of all packages the longest is begun first: last, it would run with a core idle.
-# The one with clusters of five servers runs by itself: beside the other, agents
-# do not get the time to answer each other, on a slow machine, and are right to
-# move the primary.
-FIRST := ./internal/acceptance
-ALONE := ./internal/acceptance/cutoff
-GO_TEST = $(GO) test -race -tags $(TEST_TAGS) $(FAST) -timeout 60m -p $(TEST_P) $(ARGS)
+# Those with whole clusters run one after the other, behind all others: side by
+# side, the agents of a slow machine do not get the time to answer each other,
+# and are right to move the primary.
+CLUSTERS := ./cmd/interrex ./internal/acceptance ./internal/acceptance/cutoff
+GO_TEST  = $(GO) test -race -tags $(TEST_TAGS) $(FAST) -timeout 60m $(ARGS)
 # How often make bench kills the primary, and the file it writes its tables to;
 # the folder that make chaos keeps (default: a temporary one, kept if something
 # is found).
@@ -70,11 +66,11 @@ test: need-cc fetch ## Run every test with the race detector, on real servers (P
 	$(if $(DEPLOY),,@echo 'make test: docs/deploy is left out: install supervisor and systemd to test it too')
 ifeq ($(PKG),./...)
 	status=0; \
-	$(GO_TEST) $(FIRST) $$($(GO) list -tags $(TEST_TAGS) ./... | grep -v '/$(ALONE:./%=%)$$') || status=1; \
-	$(GO_TEST) $(ALONE) || status=1; \
+	$(GO_TEST) -p 2 $$($(GO) list -tags $(TEST_TAGS) ./... | grep -vxF "$$($(GO) list $(CLUSTERS))") || status=1; \
+	$(GO_TEST) -p 1 $(CLUSTERS) || status=1; \
 	exit $$status
 else
-	$(GO_TEST) $(PKG)
+	$(GO_TEST) -p 1 $(PKG)
 endif
 
 # Rounds of soak-failover and of detection.

@@ -1,15 +1,21 @@
 package process
 
 import (
+	"bytes"
 	"context"
 	"errors"
 	"fmt"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"syscall"
+	"time"
 
 	"golang.org/x/sys/unix"
 )
+
+// stopTimeout is how long the threads of a process may take to stop.
+const stopTimeout = 10 * time.Second
 
 // Spec says which process to start.
 type Spec struct {
@@ -114,8 +120,42 @@ func (p *Process) Kill() error {
 	return nil
 }
 
-// Freeze stops the process from running (SIGSTOP) until Thaw.
-func (p *Process) Freeze() error { return p.Signal(syscall.SIGSTOP) }
+// Freeze stops the process from running (SIGSTOP) until Thaw. It returns when
+// each of its threads has stopped: on a busy machine that takes a while, and a
+// server could answer meanwhile. One that waits for a disk (D) stops when the
+// kernel lets it go, before it does anything else.
+func (p *Process) Freeze() error {
+	if err := p.Signal(syscall.SIGSTOP); err != nil {
+		return err
+	}
+	look := time.NewTicker(time.Millisecond)
+	defer look.Stop()
+	for late := time.After(stopTimeout); p.runs(); {
+		select {
+		case <-look.C:
+		case <-late:
+			return fmt.Errorf("stop process %d: it still runs %s after SIGSTOP", p.PID(), stopTimeout)
+		}
+	}
+	return nil
+}
+
+// runs reports whether a thread of the process runs or could.
+func (p *Process) runs() bool {
+	stats, _ := filepath.Glob(fmt.Sprintf("/proc/%d/task/[0-9]*/stat", p.PID()))
+	for _, stat := range stats {
+		text, err := os.ReadFile(stat)
+		if err != nil {
+			continue // it has ended
+		}
+		// The state is behind the name, which may hold anything (proc_pid_stat(5)).
+		_, state, _ := bytes.Cut(text[bytes.LastIndexByte(text, ')')+1:], []byte(" "))
+		if len(state) > 0 && (state[0] == 'R' || state[0] == 'S') {
+			return true
+		}
+	}
+	return false
+}
 
 // Thaw lets a frozen process go on (SIGCONT).
 func (p *Process) Thaw() error { return p.Signal(syscall.SIGCONT) }
