@@ -130,9 +130,12 @@ SHARE ?= all
 model: ## Check the model of the failover protocol with SPIN, and that its mutants are caught (SHARE=short)
 	nice -n 15 ./docs/model/run.sh $(SHARE)
 
+# Which rows faults runs, a pattern.
+ROWS ?= .*
+
 .PHONY: faults
-faults: fetch ## Run the tests that docs/faults.md names, and write down there how they ended
-	$(GO) test -tags $(TAGS) -buildvcs=false -count=1 -v -timeout 2h -run '^TestFaults$$' ./docs -args -run-faults -revision '$(VERSION)'
+faults: fetch ## Run the tests that docs/faults.md names (ROWS='M11|E.*'), and write down there how they ended
+	$(GO) test -tags $(TAGS) -buildvcs=false -count=1 -v -timeout 2h -run '^TestFaults$$' ./docs -args -run-faults -rows '$(ROWS)' -revision '$(VERSION)'
 
 .PHONY: lint
 lint: $(LINT) ## Check format, vet, and the house rules

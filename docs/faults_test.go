@@ -26,6 +26,7 @@ import (
 // What make faults asks for.
 var (
 	runFaults = flag.Bool("run-faults", false, "run the tests that faults.md names, and write down how they ended")
+	rowsToRun = flag.String("rows", ".*", "a pattern of the rows to run")
 	revision  = flag.String("revision", "unknown", "the revision that is tested")
 )
 
@@ -178,10 +179,14 @@ func TestFaults(t *testing.T) {
 	}
 }
 
-// writeResults runs every Go test that the page names and writes into its last
-// column with which revision they passed.
+// writeResults runs every Go test that the page names in the wanted rows, and
+// writes into their last column with which revision they passed.
 func writeResults(t *testing.T) {
+	wanted, err := regexp.Compile("^(" + *rowsToRun + ")$")
+	require.NoError(t, err, "-rows")
 	lines, rows := readFaults(t)
+	rows = slices.DeleteFunc(rows, func(r faultRow) bool { return !wanted.MatchString(r.id) })
+	require.NotEmpty(t, rows, "no row matches %q", *rowsToRun)
 	byFolder := map[string]map[string]bool{}
 	for _, r := range rows {
 		for _, n := range r.tests {
