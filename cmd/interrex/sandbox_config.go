@@ -36,7 +36,7 @@ func sandboxAgentConfig(s sandbox.AgentSettings, routes section) ([]byte, error)
 			{Key: "password_file", Value: c.ControllerPasswordFile()},
 			{Key: "replication_password_file", Value: c.ReplicationPasswordFile()},
 			{Key: "mysqlbinlog", Value: s.Mysqlbinlog},
-			{Key: "start_command", Value: s.Restart},
+			{Key: "start_command", Value: s.Start},
 		}},
 		{Key: "gossip", Value: section{{Key: "key_file", Value: c.GossipKeyFile()}}},
 		{Key: "security", Value: sandboxSecurity(c, n)},

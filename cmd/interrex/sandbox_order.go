@@ -41,7 +41,11 @@ func sandboxOrders() []sandboxOrder {
 		},
 		{
 			name: "restart", short: "End a server with SIGKILL and start it", do: sandbox.Cluster.Restart, hidden: true,
-			long: "End a node's server with SIGKILL, if it runs, and start it, unless it was killed\nby the command kill. Agents use it.",
+			long: "End a node's server with SIGKILL, if it runs, and start it, unless it was killed\nby the command kill.",
+		},
+		{
+			name: "ensure", short: "Start a server unless it runs", do: sandbox.Cluster.Ensure, hidden: true,
+			long: "Start a node's server unless it runs, or was killed by the command kill. Agents\nuse it.",
 		},
 		{
 			name: "stop-agent", short: "End an agent with SIGKILL", do: sandbox.Cluster.StopAgent, hidden: true,

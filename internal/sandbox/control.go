@@ -23,6 +23,7 @@ const (
 	cmdThaw    = "thaw"
 	cmdStart   = "start"
 	cmdRestart = "restart"
+	cmdEnsure  = "ensure"
 	cmdDown    = "down"
 	cmdAdd     = "add" // a node that the plan has by now
 
@@ -77,9 +78,14 @@ func (c Cluster) Thaw(ctx context.Context, node string) error { return c.do(ctx,
 func (c Cluster) Start(ctx context.Context, node string) error { return c.do(ctx, cmdStart, node) }
 
 // Restart ends a node's server with SIGKILL, if it runs, and starts it. It
-// refuses one that Kill ended: that stays dead until Start. It is for agents,
-// which end their own server where commits must not be answered.
+// refuses one that Kill ended: that stays dead until Start.
 func (c Cluster) Restart(ctx context.Context, node string) error { return c.do(ctx, cmdRestart, node) }
+
+// Ensure starts a node's server unless it runs, and returns when it greets
+// clients. It refuses one that Kill ended. It is for agents, which end their own
+// server where commits must not be answered: whoever else has started it since
+// has done no harm.
+func (c Cluster) Ensure(ctx context.Context, node string) error { return c.do(ctx, cmdEnsure, node) }
 
 // StopAgent ends a node's agent with SIGKILL, until StartAgent.
 func (c Cluster) StopAgent(ctx context.Context, node string) error {

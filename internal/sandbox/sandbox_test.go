@@ -117,9 +117,22 @@ func TestSupervisorKeepsItsRules(t *testing.T) {
 	})
 	t.Run("an agent that ends its server may start it again", func(t *testing.T) {
 		require.NoError(t, c.Restart(ctx, "db1"))
-		require.NoError(t, syscall.Kill(pidIn(t, info.Nodes[0].MySQL.PIDFile), syscall.SIGKILL))
-		await(t, c, "db1 killed", func(s Status) bool { return s.Nodes[0].MySQL.State == Killed })
-		require.NoError(t, c.Restart(ctx, "db1"))
+		pid := pidIn(t, info.Nodes[0].MySQL.PIDFile)
+		require.NoError(t, c.Ensure(ctx, "db1"))
+		require.Equal(t, pid, pidIn(t, info.Nodes[0].MySQL.PIDFile), "one that runs is left alone")
+		for range 10 { // before the supervisor has noticed, or after
+			pid = pidIn(t, info.Nodes[0].MySQL.PIDFile)
+			require.NoError(t, syscall.Kill(pid, syscall.SIGKILL))
+			require.Eventually(t, func() bool {
+				stat, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", pid))
+				return err != nil || strings.Contains(string(stat), ") Z ")
+			}, time.Minute, time.Millisecond)
+			require.NoError(t, c.Ensure(ctx, "db1"))
+			require.NotEqual(t, pid, pidIn(t, info.Nodes[0].MySQL.PIDFile))
+		}
+		require.NoError(t, c.Kill(ctx, "db1"))
+		require.ErrorContains(t, c.Ensure(ctx, "db1"), "stays dead")
+		require.NoError(t, c.Start(ctx, "db1"))
 	})
 	t.Run("a server that asks for a restart is restarted", func(t *testing.T) {
 		status, err := c.Status(ctx)

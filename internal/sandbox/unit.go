@@ -127,9 +127,12 @@ func (u *unit) handle(ctx context.Context, command string) error {
 			return fmt.Errorf("start %s: it is %s", u.name, state)
 		}
 		return u.launch(ctx)
-	case cmdRestart:
+	case cmdRestart, cmdEnsure:
 		if u.held {
-			return fmt.Errorf("restart %s: it was killed on request and stays dead until it is started", u.name)
+			return fmt.Errorf("%s %s: it was killed on request and stays dead until it is started", command, u.name)
+		}
+		if command == cmdEnsure && live && u.proc.Alive() {
+			return nil
 		}
 		u.end()
 		return u.launch(ctx)

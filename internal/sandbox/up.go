@@ -45,8 +45,8 @@ type AgentSettings struct {
 	Node    Node
 	// Mysqlbinlog runs that program of the server's own distribution.
 	Mysqlbinlog []string
-	// Restart ends the node's server, if it runs, and starts it again.
-	Restart []string
+	// Start starts the node's server unless it runs.
+	Start []string
 }
 
 // defaultNodes is the smallest cluster that survives the loss of a node.
@@ -235,7 +235,7 @@ func (c Cluster) writeAgentConfig(n Node, dist mysqld.Distribution, o Options) e
 		Cluster:     c,
 		Node:        n,
 		Mysqlbinlog: dist.Command("mysqlbinlog"),
-		Restart:     []string{program, "sandbox", "restart", n.Name, "--dir", c.dir},
+		Start:       []string{program, "sandbox", "ensure", n.Name, "--dir", c.dir},
 	})
 	if err != nil {
 		return fmt.Errorf("write configuration of agent %s: %w", n.Name, err)

@@ -8,6 +8,7 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"strings"
 	"syscall"
 	"time"
 
@@ -92,6 +93,13 @@ func (p *Process) PID() int { return p.cmd.Process.Pid }
 // Done is closed when the process is gone.
 func (p *Process) Done() <-chan struct{} { return p.done }
 
+// Alive reports whether the process runs or could. One that has ended is not
+// alive even while nobody has been told (proc_pid_stat(5): Z).
+func (p *Process) Alive() bool {
+	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
+	return err == nil && !strings.ContainsRune("ZX", state(text))
+}
+
 // ExitCode is the exit code of a process that is gone, -1 if a signal ended
 // it. It waits until the process is gone.
 func (p *Process) ExitCode() int {
@@ -148,13 +156,21 @@ func (p *Process) runs() bool {
 		if err != nil {
 			continue // it has ended
 		}
-		// The state is behind the name, which may hold anything (proc_pid_stat(5)).
-		_, state, _ := bytes.Cut(text[bytes.LastIndexByte(text, ')')+1:], []byte(" "))
-		if len(state) > 0 && (state[0] == 'R' || state[0] == 'S') {
+		if strings.ContainsRune("RS", state(text)) {
 			return true
 		}
 	}
 	return false
+}
+
+// state is the state in a stat file of proc(5), X (dead) if there is none. It is
+// behind the name, which may hold anything.
+func state(stat []byte) rune {
+	fields := bytes.Fields(stat[bytes.LastIndexByte(stat, ')')+1:])
+	if len(fields) == 0 {
+		return 'X'
+	}
+	return rune(fields[0][0])
 }
 
 // Thaw lets a frozen process go on (SIGCONT).
