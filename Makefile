@@ -27,7 +27,7 @@ TEST_TAGS := $(TAGS)$(if $(DEPLOY),$(comma)deploy)
 # What is tested, and how else: make test PKG=./router/... ARGS='-run Hold -v'
 PKG  ?= ./...
 ARGS ?=
-# Those with whole clusters run one after the other, behind all others: side by
+# Packages with whole clusters run one after the other, behind all others: side by
 # side, the agents of a slow machine do not get the time to answer each other,
 # and are right to move the primary.
 CLUSTERS := ./cmd/interrex ./internal/acceptance ./internal/acceptance/cutoff

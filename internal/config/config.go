@@ -171,8 +171,9 @@ type MySQL struct {
 	// only a returning primary holds, before that is rebuilt.
 	Mysqlbinlog []string `yaml:"mysqlbinlog" default:"[mysqlbinlog]" need:"true"`
 	// Starts the server again after it exited or was killed, and after it
-	// was rebuilt, and returns then. No shell: program and arguments. Empty:
-	// the server's own supervisor does that.
+	// was rebuilt, and returns then. One that runs by then must be left alone
+	// (start, not restart). No shell: program and arguments. Empty: the
+	// server's own supervisor does that.
 	StartCommand []string `yaml:"start_command" sample:"[systemctl, start, mysql]"`
 	// For opening one connection to an instance. Shorter gives up on a busy
 	// host; longer delays operations that meet a silent one.

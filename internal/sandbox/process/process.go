@@ -96,6 +96,11 @@ func (p *Process) Done() <-chan struct{} { return p.done }
 // Alive reports whether the process runs or could. One that has ended is not
 // alive even while nobody has been told (proc_pid_stat(5): Z).
 func (p *Process) Alive() bool {
+	select {
+	case <-p.done:
+		return false // its id may be another one's by now
+	default:
+	}
 	text, err := os.ReadFile(fmt.Sprintf("/proc/%d/stat", p.PID()))
 	return err == nil && !strings.ContainsRune("ZX", state(text))
 }
@@ -131,7 +136,7 @@ func (p *Process) Kill() error {
 // Freeze stops the process from running (SIGSTOP) until Thaw. It returns when
 // each of its threads has stopped: on a busy machine that takes a while, and a
 // server could answer meanwhile. One that waits for a disk (D) stops when the
-// kernel lets it go, before it does anything else.
+// kernel lets it go, before it does anything else. After an error it runs.
 func (p *Process) Freeze() error {
 	if err := p.Signal(syscall.SIGSTOP); err != nil {
 		return err
@@ -142,7 +147,7 @@ func (p *Process) Freeze() error {
 		select {
 		case <-look.C:
 		case <-late:
-			return fmt.Errorf("stop process %d: it still runs %s after SIGSTOP", p.PID(), stopTimeout)
+			return errors.Join(fmt.Errorf("stop process %d: it still runs %s after SIGSTOP", p.PID(), stopTimeout), p.Thaw())
 		}
 	}
 	return nil
