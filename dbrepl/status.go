@@ -1,6 +1,7 @@
 package dbrepl
 
 import (
+	"fmt"
 	"time"
 
 	"interrex/internal/gtid"
@@ -96,7 +97,22 @@ type SemiSync struct {
 
 // Lossless tells whether a primary with these settings answers no commit that
 // fewer than k replicas have acknowledged, whatever happens to them (I2).
-func (s SemiSync) Lossless(k int) bool {
-	return k > 0 && s.SourceEnabled && s.WaitFor >= k && s.WaitNoReplica &&
-		s.WaitPoint == waitPoint && s.TimeoutMillis == semiSyncTimeout
+func (s SemiSync) Lossless(k int) bool { return k > 0 && s.Loose(k) == "" }
+
+// Loose names the first setting by which commits may be answered that fewer than
+// k replicas have acknowledged; empty if there is none.
+func (s SemiSync) Loose(k int) string {
+	switch {
+	case !s.SourceEnabled:
+		return "rpl_semi_sync_source_enabled is OFF"
+	case s.WaitFor < k:
+		return fmt.Sprintf("rpl_semi_sync_source_wait_for_replica_count is %d, not %d", s.WaitFor, k)
+	case !s.WaitNoReplica:
+		return "rpl_semi_sync_source_wait_no_replica is OFF"
+	case s.WaitPoint != waitPoint:
+		return fmt.Sprintf("rpl_semi_sync_source_wait_point is %s, not %s", s.WaitPoint, waitPoint)
+	case s.TimeoutMillis != semiSyncTimeout:
+		return fmt.Sprintf("rpl_semi_sync_source_timeout is %d ms, not %d", s.TimeoutMillis, uint64(semiSyncTimeout))
+	}
+	return ""
 }

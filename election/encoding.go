@@ -13,10 +13,11 @@ import (
 
 // Format and Minor are the version of the cluster record that this build
 // writes. Minor 1 added the list of members, 2 the count of unrest, 3 the mark of a
-// forced primary, 4 the word that the record is past.
+// forced primary, 4 the word that the record is past, 5 the time in which a primary
+// did not wait.
 const (
 	Format = 1
-	Minor  = 4
+	Minor  = 5
 )
 
 // clone returns a copy that shares nothing that can be changed.
@@ -26,6 +27,10 @@ func (s State) clone() State {
 		if primary.Forced != nil {
 			forced := *primary.Forced
 			primary.Forced = &forced
+		}
+		if primary.Lossy != nil {
+			lossy := *primary.Lossy
+			primary.Lossy = &lossy
 		}
 		s.Primary = &primary
 	}

@@ -105,14 +105,32 @@ type Primary struct {
 	Epoch      topology.Epoch    `json:"epoch"`
 	Phase      Phase             `json:"phase"`
 	Since      time.Time         `json:"since"`
-	// Base is the set the primary held when it was recorded. It contains
-	// every commit acknowledged in earlier epochs, so an acker whose received
-	// set does not contain it proves nothing in this epoch.
+	// Base is the set the primary held when it was recorded, or when its register
+	// was last made stricter. It contains every commit that was answered in
+	// another way than the register says, in earlier epochs as in this one: an
+	// acker whose received set does not contain it proves nothing.
 	Base gtid.Set `json:"base"`
 	// Forced is set while this instance is primary by a promotion that an
 	// operator forced without the proof that it lacks nothing acknowledged.
 	Forced *Forced `json:"forced,omitempty"`
+	// Lossy is set from when commits of this epoch were answered without the
+	// acknowledgements that the register asks for.
+	Lossy *Lossy `json:"lossy,omitempty"`
 }
+
+// Lossy is a time in which the primary did not wait as its register says.
+type Lossy struct {
+	Since time.Time `json:"since"`
+	// Until is when it waited again; all that it had by then is in Base. Zero: it
+	// is not known to, and until then no acker's word proves anything.
+	Until  time.Time `json:"until,omitzero"`
+	Reason string    `json:"reason"`
+	// Commits is how many there were at most.
+	Commits uint64 `json:"commits"`
+}
+
+// Ongoing tells whether the primary is not known to wait again.
+func (l *Lossy) Ongoing() bool { return l != nil && l.Until.IsZero() }
 
 // Forced is a promotion without proof (I1), and who accepted what of it.
 type Forced struct {

@@ -148,6 +148,11 @@ func (c *Controller) turn(ctx context.Context, tidy bool) {
 		c.takeOverDeadLeader(ctx, v)
 		return
 	}
+	v, err := c.markDrift(ctx, v)
+	if err != nil {
+		c.log.Warn("nothing is decided before it is recorded", zap.Error(err))
+		return
+	}
 	due, _, run := decideOperation(v, c.cfg.Policy)
 	if !run || due != election.Resume {
 		c.dueSince = time.Time{}
@@ -291,6 +296,9 @@ func (c *Controller) plan(v View, kind election.Kind, cause string, to topology.
 func (c *Controller) operate(ctx context.Context, p Plan) (Report, error) {
 	c.busy.Store(true)
 	defer c.busy.Store(false)
+	if d := unrecorded(c.cfg.Watcher.View()); d != nil {
+		return Report{}, fmt.Errorf("it is not recorded yet that the primary did not wait (%s); ask again: %w", d.Reason, election.ErrConflict)
+	}
 	if err := c.closeAbandoned(ctx, p); err != nil {
 		return Report{}, err
 	}

@@ -53,6 +53,8 @@ type cluster struct {
 	on     func(e event) error
 
 	hooking sync.Mutex
+
+	disarmed bool // somebody has changed how a primary waits
 }
 
 // event is an order or a change of the record; after tells whether it has been
@@ -384,6 +386,9 @@ func (c *cluster) check() {
 	lost := c.fleet.acked.Minus(c.fleet.servers[s.Primary.Node].executed)
 	c.fleet.mu.Unlock()
 	require.True(c.t, lost.IsEmpty(), "acknowledged and lost: %s\n%s", lost, c.describe())
+	if !c.disarmed {
+		require.Nil(c.t, s.Primary.Lossy, "nobody has disarmed it")
+	}
 	for e := topology.Epoch(1); e <= s.Epoch; e++ {
 		c.eventually(fmt.Sprintf("epoch %d is in the ledger", e), func() bool { return c.store.has(e) })
 		raw, err := c.agents["a1"].registry.Report(context.Background(), e)

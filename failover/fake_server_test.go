@@ -76,7 +76,8 @@ type server struct {
 	stalled           bool            // the receiver is connected and gets nothing
 	marker            topology.Marker
 	unarmable         bool
-	busy              bool // a transaction is open that keeps it from closing
+	noTx              uint64 // commits that were not waited for
+	busy              bool   // a transaction is open that keeps it from closing
 	retires, nudges   int
 	eventsTended      int
 }
@@ -160,6 +161,9 @@ func (s *server) finish(id string) {
 	s.executed = s.executed.Union(set)
 	s.received = s.received.Union(set)
 	s.ackedBy[id] = s.acks[id]
+	if !s.armed {
+		s.noTx++
+	}
 	delete(s.acks, id)
 }
 
@@ -260,7 +264,7 @@ func (s *server) Probe(ctx context.Context) (st dbrepl.Status, err error) {
 			ReadOnly: s.readOnly, SuperReadOnly: s.superRO, Marker: s.marker,
 			SemiSync: dbrepl.SemiSync{
 				SourceEnabled: s.armed, Clients: s.ackers(), WaitFor: s.k, WaitNoReplica: true, WaitPoint: "AFTER_SYNC", TimeoutMillis: math.MaxUint32,
-				WaitSessions: len(s.acks), ReplicaEnabled: s.acker,
+				WaitSessions: len(s.acks), ReplicaEnabled: s.acker, NoTx: s.noTx,
 			},
 		}
 		if s.source != nil {

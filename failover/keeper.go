@@ -93,6 +93,8 @@ type Keeper struct {
 	risks    int // begun and ended, see point
 	errant   *gtid.Set
 	obeyed   obeyed
+	waited   waited
+	drift    *Drift // the last one
 	stuck    stuck
 	events   tendedEvents // of Run alone
 	foundOut bool         // of Run alone: see inherits
@@ -167,6 +169,7 @@ func (k *Keeper) Status(ctx context.Context) (NodeStatus, error) {
 	}
 	st.Errant = k.errant
 	k.mu.Unlock()
+	st.Drift = k.untold()
 	k.describeNode(&st)
 	if k.inst == nil {
 		return st, nil
@@ -288,6 +291,9 @@ func (k *Keeper) afterPromote(ctx context.Context, epoch topology.Epoch, p *Prom
 	st, err := k.inst.Probe(ctx)
 	if err == nil {
 		p.Executed = st.Executed
+		k.mu.Lock()
+		k.waited = waitedAt(st, time.Now())
+		k.mu.Unlock()
 		err = k.promises.certify(st.BootID)
 	}
 	if err != nil {

@@ -20,6 +20,8 @@ type Sighting struct {
 	// committed: a server that restarts may have forgotten some of it.
 	Has gtid.Set
 	At  time.Time // of the last answer
+	// Drift is the last that it told of.
+	Drift *Drift
 }
 
 func (s Sighting) with(st dbrepl.Status, epoch topology.Epoch, now time.Time) Sighting {

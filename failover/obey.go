@@ -59,6 +59,10 @@ func (k *Keeper) obey(ctx context.Context) (Obeyed, error) {
 		return Obeyed{}, fmt.Errorf("%s obeys no register: %w", name, ErrNotRecorded)
 	}
 	reg := s.Register
+	drift := k.drifted(s, st)
+	if drift != "" {
+		k.beginDrift(s, st, drift)
+	}
 	k.mu.Lock()
 	k.obeyed = obeyed{} // until all of it is done
 	k.mu.Unlock()
@@ -89,8 +93,13 @@ func (k *Keeper) obey(ctx context.Context) (Obeyed, error) {
 	if st, err = k.inst.Probe(ctx); err != nil {
 		return Obeyed{}, fmt.Errorf("look at %s: %w: %w", name, ErrNoInstance, err)
 	}
+	if drift != "" {
+		if st, err = k.endDrift(ctx, st); err != nil {
+			return Obeyed{}, fmt.Errorf("look what %s has answered: %w: %w", name, ErrNoInstance, err)
+		}
+	}
 	k.mu.Lock()
-	k.obeyed = obeyed{reg, st.BootID, time.Now()}
+	k.obeyed, k.waited = obeyed{reg, st.BootID, time.Now()}, waitedAt(st, time.Now())
 	k.mu.Unlock()
 	return Obeyed{Revision: snap.Revision, Acks: reg.Acks(), Has: st.Executed.Union(st.Committing)}, nil
 }
@@ -147,10 +156,8 @@ func (k *Keeper) hasObeyed(reg election.Register, boot string) bool {
 }
 
 // obeyByItself brings the open primary to its register after that has changed,
-// after a promotion, or after somebody changed the settings: commits answered
-// since then are answered whoever has them, which no promise of this
-// controller covers.
-func (k *Keeper) obeyByItself(ctx context.Context, state election.State, st dbrepl.Status) {
+// after a promotion, or after somebody changed the settings (see Drift).
+func (k *Keeper) obeyByItself(ctx context.Context, state election.State) {
 	cctx, end, err := k.begin(ctx, state.Epoch)
 	if err != nil {
 		return // a newer command is on its way
@@ -158,10 +165,6 @@ func (k *Keeper) obeyByItself(ctx context.Context, state election.State, st dbre
 	defer end()
 	actx, cancel := context.WithTimeout(cctx, 2*time.Second)
 	defer cancel()
-	if k.hasObeyed(state.Register, st.BootID) && state.Register.K > 0 && !st.SemiSync.Lossless(state.Register.K) {
-		k.log.Error("commits were answered without acknowledgement: somebody changed semi-sync on the primary; arming it again",
-			zap.Uint64("epoch", uint64(state.Epoch)), zap.Any("semi_sync", st.SemiSync))
-	}
 	if _, err := k.obey(actx); err != nil && !errors.Is(err, ErrNotRecorded) {
 		k.log.Warn("the register is not obeyed yet; trying again", zap.Error(err))
 	}

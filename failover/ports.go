@@ -67,6 +67,8 @@ type NodeStatus struct {
 	// Certified is false for an instance that restarted and has not caught up
 	// since: what it acknowledged before may be missing (I1, amnesia).
 	Certified bool `json:"certified"`
+	// Drift is what the record does not know yet of how the primary answered commits.
+	Drift *Drift `json:"drift,omitempty"`
 	// Rebuild is set while the instance is being rebuilt.
 	Rebuild *RebuildProgress `json:"rebuild,omitempty"`
 	// Errant is set when the instance holds transactions the primary lacks,

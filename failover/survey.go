@@ -4,6 +4,7 @@ import (
 	"fmt"
 	"slices"
 	"strings"
+	"time"
 
 	"interrex/dbrepl"
 	"interrex/election"
@@ -92,8 +93,10 @@ func proofOf(f Frozen, old *election.Primary, reg election.Register) string {
 		return "not a registered acker"
 	case f.Amnesiac:
 		return "its server restarted and has not caught up since (it may have forgotten what it acknowledged)"
+	case old != nil && old.Lossy.Ongoing():
+		return "commits are answered without its acknowledgement: " + old.Lossy.Reason
 	case old != nil && !f.Received.Contains(old.Base):
-		return "it lacks commits from before the epoch began"
+		return "it lacks commits that were answered without its acknowledgement (from before the epoch began, or see lossy)"
 	default:
 		return ""
 	}
@@ -228,6 +231,10 @@ func proveRPO(plan Plan, up caughtUp) RPO {
 			len(up.survey.counted), len(plan.Register.Ackers), up.survey.needed)
 	default:
 		p.Statement = "the old primary was closed by its own agent and the promoted instance executed all that it held"
+	}
+	if old := plan.Old; old != nil && old.Lossy != nil && rpo.LostCommits != nil {
+		p.Statement += fmt.Sprintf("; from %s on up to %d commits were answered without acknowledgement (%s): they are among it",
+			old.Lossy.Since.Format(time.RFC3339), old.Lossy.Commits, old.Lossy.Reason)
 	}
 	rpo.Proof = p
 	return rpo

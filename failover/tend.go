@@ -75,11 +75,11 @@ func (k *Keeper) tend(ctx context.Context) {
 		return // the detector tells; there is nothing to look after
 	}
 	snap := k.reg.Snapshot()
-	switch decideTending(k.cfg.Member.Name, snap.State, st, k.promises.certified(st.BootID), k.promises.epoch(), k.hasObeyed(snap.State.Register, st.BootID)) {
+	switch decideTending(k.cfg.Member.Name, snap.State, st, k.promises.certified(st.BootID), k.promises.epoch(), k.hasObeyed(snap.State.Register, st.BootID) && k.keepsWaiting(snap.State.Register, st)) {
 	case tendIsolate:
 		k.isolate(ctx, snap.State)
 	case tendObey:
-		k.obeyByItself(ctx, snap.State, st)
+		k.obeyByItself(ctx, snap.State)
 	case tendLeave:
 		k.leave(ctx)
 	case tendDesert:

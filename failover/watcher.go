@@ -238,7 +238,11 @@ func (w *Watcher) refresh(ctx context.Context, name topology.NodeName) {
 	delete(w.silent, name)
 	w.status[name], w.answered[name] = st, began
 	if st.Instance != nil && primary != nil {
-		w.sighted[name] = w.sighted[name].with(*st.Instance, primary.Epoch, time.Now())
+		seen := w.sighted[name].with(*st.Instance, primary.Epoch, time.Now())
+		if st.Drift != nil {
+			seen.Drift = st.Drift
+		}
+		w.sighted[name] = seen
 	}
 }
 

@@ -198,8 +198,16 @@ func durabilityLine(s screen, d api.Durability) string {
 	if d.DegradedSince != nil {
 		line += s.bad(" since " + d.DegradedSince.Local().Format(time.DateTime))
 	}
-	if d.Unacknowledged > 0 {
-		line += s.bad(fmt.Sprintf(", %d commits did not wait", d.Unacknowledged))
+	if l := d.Lossy; l == nil {
+		if d.Unacknowledged > 0 {
+			line += s.bad(fmt.Sprintf(", %d commits did not wait", d.Unacknowledged))
+		}
+	} else {
+		until := "now"
+		if !l.Ongoing() {
+			until = s.when(l.Until)
+		}
+		line += s.warn(fmt.Sprintf(", up to %d commits were not waited for from %s to %s", l.Commits, s.when(l.Since), until))
 	}
 	return line
 }

@@ -53,6 +53,7 @@ func troubledStatus() api.Cluster {
 	c.Status, c.Reasons = api.StatusFailingOver, []string{"failover of epoch 4 is at step promote", "paused by operator: rack 4"}
 	c.Primary.Verdict, c.Leader, c.EtcdReachable = topology.Failed, "", false
 	c.Durability.Lossless, c.Durability.Acknowledging, c.Durability.Unacknowledged = false, nil, 7
+	c.Durability.Lossy = &election.Lossy{Since: testNow.Add(-2 * time.Minute), Until: testNow.Add(-time.Minute), Reason: "a setting", Commits: 5}
 	c.Paused = &election.Pause{By: "operator", Reason: "rack 4", Since: testNow.Add(-time.Minute)}
 	c.Operation = &api.Operation{
 		Kind: election.Failover, Epoch: 4, Step: "promote", From: "db1", To: "db2", Leader: "db3", Cause: "process exited", ElapsedMS: 61_250,

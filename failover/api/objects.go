@@ -112,6 +112,9 @@ type Durability struct {
 	// DegradedSince is set while commits are answered that no other instance
 	// has (durability.when_no_acker).
 	DegradedSince *time.Time `json:"degraded_since,omitempty"`
+	// Lossy is a time in this epoch in which somebody had the primary answer
+	// commits without acknowledgement.
+	Lossy *election.Lossy `json:"lossy,omitempty"`
 }
 
 // Operation is the operation in flight.

@@ -109,6 +109,9 @@ func weaknesses(c Cluster, v failover.View, now time.Time, hungry bool) []string
 	if d := v.State.Degraded; d != nil {
 		add("commits are not lossless since %s: %s; they are on the primary alone", d.Since.Format(time.RFC3339), d.Reason)
 	}
+	if why := atRisk(v); why != "" {
+		reasons = append(reasons, why)
+	}
 	switch seen, k := len(c.Durability.Acknowledging), c.Durability.K; {
 	case hungry && seen >= k: // they believe so
 		add("commits wait: the primary has fewer than the %d replicas it needs that acknowledge", k)
@@ -150,6 +153,29 @@ func weaknesses(c Cluster, v failover.View, now time.Time, hungry bool) []string
 		}
 	}
 	return reasons
+}
+
+// atRisk says which commits were answered without acknowledgement and may be on
+// the primary alone; empty if each of them is known to be on enough ackers.
+func atRisk(v failover.View) string {
+	p := v.State.Primary
+	if p == nil || p.Lossy == nil {
+		return ""
+	}
+	since := p.Lossy.Since.UTC().Format(time.RFC3339)
+	if p.Lossy.Ongoing() {
+		return fmt.Sprintf("commits are answered without acknowledgement since %s: %s; no promotion possible", since, p.Lossy.Reason)
+	}
+	have := 0
+	for _, a := range v.State.Register.Ackers {
+		if n, ok := v.Nodes[a]; ok && n.Instance != nil && n.Instance.Received.Contains(p.Base) {
+			have++
+		}
+	}
+	if have >= v.State.Register.Needed() {
+		return ""
+	}
+	return fmt.Sprintf("up to %d commits were answered without acknowledgement from %s on (%s), and are not on enough ackers yet: no promotion possible", p.Lossy.Commits, since, p.Lossy.Reason)
 }
 
 // lagTold is how far a replica may be behind before that is a weakness of the
@@ -218,6 +244,9 @@ func newDurability(v failover.View) Durability {
 	if v.State.Degraded != nil {
 		d.DegradedSince = &v.State.Degraded.Since
 	}
+	if p := v.State.Primary; p != nil {
+		d.Lossy = p.Lossy
+	}
 	if r.K > 0 {
 		d.Needed = max(0, r.Needed())
 	}
@@ -226,7 +255,7 @@ func newDurability(v failover.View) Durability {
 			d.Acknowledging = append(d.Acknowledging, a)
 		}
 	}
-	d.Lossless = v.State.Primary != nil && r.K > 0 && len(r.Ackers) >= r.K
+	d.Lossless = v.State.Primary != nil && r.K > 0 && len(r.Ackers) >= r.K && !d.Lossy.Ongoing()
 	if p := v.State.Primary; p != nil {
 		if n, ok := v.Nodes[p.Node]; ok && n.Instance != nil && serves(v.State) {
 			d.Unacknowledged = n.Instance.SemiSync.NoTx

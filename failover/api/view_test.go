@@ -56,6 +56,14 @@ func TestStatusWord(t *testing.T) {
 		{"no etcd", func(v *failover.View) { v.EtcdReachable = false }, StatusDegraded, "no promotion possible"},
 		{"no leader", func(v *failover.View) { v.Leadership.Holder = "" }, StatusDegraded, "no member leads"},
 		{"paused", func(v *failover.View) { v.State.Paused = &election.Pause{By: "ann", Reason: "disks"} }, StatusDegraded, "paused by ann: disks"},
+		{"not waiting", func(v *failover.View) { v.State.Primary.Lossy = &election.Lossy{Reason: "timeout"} }, StatusDegraded, "answered without acknowledgement since"},
+		{"has not waited", func(v *failover.View) {
+			v.State.Primary.Lossy = &election.Lossy{Reason: "timeout", Until: time.Now(), Commits: 3}
+			v.State.Primary.Base = gtid.MustParse("00000000-0000-0000-0000-000000000009:1")
+		}, StatusDegraded, "up to 3 commits were answered without acknowledgement"},
+		{"has not waited, and all is received", func(v *failover.View) {
+			v.State.Primary.Lossy = &election.Lossy{Reason: "timeout", Until: time.Now(), Commits: 3}
+		}, StatusHealthy, ""},
 		{"no acker registered", func(v *failover.View) { v.State.Register = election.Register{} }, StatusDegraded, "not lossless"},
 		{"waiting switched off", func(v *failover.View) {
 			node(v, "n1", func(n *failover.NodeStatus) { n.Instance.SemiSync.SourceEnabled = false })

@@ -100,9 +100,10 @@ func TestDisarmedPrimaryIsArmedAgain(t *testing.T) {
 	c := borrow(t)
 	v := c.healthy(t)
 	primary := string(v.Primary.Node)
-	for _, statement := range []string{
-		"SET GLOBAL rpl_semi_sync_source_timeout = 1000",
-		"SET GLOBAL rpl_semi_sync_source_wait_no_replica = OFF",
+	c.load(t, primary)
+	for statement, found := range map[string]string{
+		"SET GLOBAL rpl_semi_sync_source_timeout = 1000":        "rpl_semi_sync_source_timeout is 1000 ms",
+		"SET GLOBAL rpl_semi_sync_source_wait_no_replica = OFF": "rpl_semi_sync_source_wait_no_replica is OFF",
 	} {
 		c.exec(t, primary, statement)
 		took := await(t, patience, "the primary to be armed", func() (bool, string) {
@@ -110,8 +111,16 @@ func TestDisarmedPrimaryIsArmedAgain(t *testing.T) {
 			return armed == "1", fmt.Sprint(armed, err)
 		})
 		t.Logf("%s: undone after %d ms", statement, took.Milliseconds())
+		await(t, patience, "the epoch to be marked", func() (bool, string) {
+			now, err := c.view(primary)
+			l := now.Durability.Lossy
+			return l != nil && !l.Ongoing() && strings.HasPrefix(l.Reason, found), fmt.Sprint(l, err)
+		})
 	}
-	require.Equal(t, v.Epoch, c.healthy(t).Epoch)
+	now := c.healthy(t)
+	require.Equal(t, v.Epoch, now.Epoch)
+	require.NotZero(t, now.Durability.Lossy.Commits)
+	t.Logf("up to %d commits were not waited for from %s to %s", now.Durability.Lossy.Commits, now.Durability.Lossy.Since, now.Durability.Lossy.Until)
 }
 
 // TestBadRequests: what is not valid, not allowed or not possible is refused

@@ -103,6 +103,9 @@ func (c *checker) recorded(from, to election.State) {
 	if to.Epoch < from.Epoch || (from.Primary != nil && to.Primary != nil && to.Primary.Epoch < from.Primary.Epoch) {
 		c.violate("I5", "epoch of the record goes back: %s to %s", describe(from), describe(to))
 	}
+	if to.Primary != nil && to.Primary.Lossy != nil {
+		c.violate("I3", "marked as having answered without acknowledgement, which nobody has told it to: %s", describe(to))
+	}
 	if from.Operation == nil && to.Operation != nil || from.Operation != nil && to.Operation != nil && to.Operation.Epoch > from.Operation.Epoch {
 		c.kinds[to.Operation.Kind]++
 	}

@@ -1,0 +1,205 @@
+package failover
+
+import (
+	"context"
+	"fmt"
+	"time"
+
+	"go.uber.org/zap"
+
+	"interrex/dbrepl"
+	"interrex/election"
+	"interrex/internal/gtid"
+	"interrex/internal/topology"
+)
+
+// Drift is a time in which the primary of Epoch did not wait as its register
+// says, as its own agent found. The leader records it; until then nothing may be
+// proven of that epoch.
+type Drift struct {
+	Epoch topology.Epoch `json:"epoch"`
+	election.Lossy
+	// Has is all that the primary had when it waited again, or, while it does not,
+	// when it was last looked at.
+	Has gtid.Set `json:"has"`
+}
+
+// recorded tells whether nothing of it is missing in the record.
+func (d *Drift) recorded(s election.State) bool {
+	p := s.Primary
+	if d == nil || p == nil || p.Epoch != d.Epoch {
+		return true // proofs of its epoch are not wanted any more
+	}
+	return p.Lossy != nil && p.Lossy.Ongoing() == d.Ongoing() && (d.Ongoing() || p.Base.Contains(d.Has))
+}
+
+// record marks the epoch. What the primary had is added to what an acker has to
+// hold before its word proves anything.
+func (d *Drift) record(p *election.Primary) {
+	l := d.Lossy
+	switch old := p.Lossy; {
+	case old.Ongoing():
+		l.Since, l.Commits = old.Since, max(l.Commits, old.Commits)
+	case old != nil:
+		l.Since, l.Commits = old.Since, l.Commits+old.Commits
+	}
+	p.Lossy, p.Base = &l, p.Base.Union(d.Has)
+}
+
+// unrecorded is a drift that this member was told of and the record does not know.
+func unrecorded(v View) *Drift {
+	if p := v.State.Primary; p != nil {
+		if d := v.Sighted[p.Node].Drift; !d.recorded(v.State) {
+			return d
+		}
+	}
+	return nil
+}
+
+// markDrift records a drift before anything else is decided: whoever has to fail
+// over, this leader or a later one, must not count on what was not waited for.
+func (c *Controller) markDrift(ctx context.Context, v View) (View, error) {
+	d := unrecorded(v)
+	if d == nil {
+		return v, nil
+	}
+	c.endTidying()
+	uctx, cancel := context.WithTimeout(ctx, 2*time.Second)
+	defer cancel()
+	_, err := c.cfg.Registry.Update(uctx, c.cfg.Registry.Snapshot(), func(s *election.State) error {
+		if !d.recorded(*s) {
+			d.record(s.Primary)
+		}
+		return nil
+	})
+	if err != nil {
+		return v, fmt.Errorf("record that the primary did not wait (%s): %w", d.Reason, err)
+	}
+	c.log.Warn("epoch marked: commits were answered without the acknowledgements that the register asks for",
+		zap.Uint64("epoch", uint64(d.Epoch)), zap.String("reason", d.Reason), zap.Bool("ongoing", d.Ongoing()), zap.Uint64("commits_at_most", d.Commits))
+	return c.cfg.Watcher.View(), nil
+}
+
+// waited is the last look at which the open primary waited as its register says.
+type waited struct {
+	boot string
+	at   time.Time
+	noTx uint64 // commits that had not waited by then, see dbrepl.SemiSync
+	has  gtid.Set
+}
+
+func waitedAt(st dbrepl.Status, now time.Time) waited {
+	return waited{st.BootID, now, st.SemiSync.NoTx, st.Executed.Union(st.Committing)}
+}
+
+// slipped counts the commits that did not wait since, though all is set as it
+// should be: somebody changed it and changed it back.
+func (w waited) slipped(st dbrepl.Status) uint64 {
+	if w.boot != st.BootID || st.SemiSync.NoTx < w.noTx { // FLUSH STATUS begins to count anew
+		return 0
+	}
+	return st.SemiSync.NoTx - w.noTx
+}
+
+// keepsWaiting notes that the primary waits as its register says; it is false if
+// commits slipped through.
+func (k *Keeper) keepsWaiting(reg election.Register, st dbrepl.Status) bool {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.waited.slipped(st) > 0 {
+		return false
+	}
+	if asOrdered(st.SemiSync, reg) {
+		k.waited = waitedAt(st, time.Now())
+	}
+	return true
+}
+
+// drifted says in which way the open primary of s does not wait as its register
+// says, or did not since it was last looked at; empty: it waited. s is what etcd
+// said before st was asked for, within a command: what is less strict was done by
+// somebody else.
+func (k *Keeper) drifted(s election.State, st dbrepl.Status) string {
+	if s.Register.K == 0 {
+		return ""
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if why := st.SemiSync.Loose(s.Register.K); why != "" {
+		return why
+	}
+	if n := k.waited.slipped(st); n > 0 {
+		return fmt.Sprintf("%d commits were not waited for: somebody changed semi-sync and changed it back", n)
+	}
+	if s.Primary.Lossy.Ongoing() {
+		return s.Primary.Lossy.Reason // the agent that found it has been restarted
+	}
+	return ""
+}
+
+// beginDrift notes that the primary does not wait.
+func (k *Keeper) beginDrift(s election.State, st dbrepl.Status, why string) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	d := Drift{Epoch: s.Primary.Epoch, Has: st.Executed.Union(st.Committing)}
+	d.Reason = why
+	switch l := s.Primary.Lossy; {
+	case k.waited.boot == st.BootID:
+		d.Since, d.Commits = k.waited.at.UTC(), d.Has.Minus(k.waited.has).Count()
+	case l.Ongoing():
+		d.Since, d.Commits = l.Since, l.Commits+d.Has.Minus(s.Primary.Base).Count()
+	default:
+		d.Since, d.Commits = s.Primary.Since, d.Has.Minus(s.Primary.Base).Count()
+	}
+	if old := k.drift; !old.recorded(s) {
+		d.Since, d.Has, d.Commits = old.Since, d.Has.Union(old.Has), max(d.Commits, old.Commits)
+	}
+	if k.drift == nil || k.drift.Epoch != d.Epoch || k.drift.Reason != why || !k.drift.Ongoing() {
+		k.log.Error("commits were answered without acknowledgement: somebody changed semi-sync on the primary; arming it again",
+			zap.Uint64("epoch", uint64(d.Epoch)), zap.String("reason", why), zap.Any("semi_sync", st.SemiSync))
+	}
+	k.drift = &d
+}
+
+// endDrift notes that the primary waits again, and what it has by now. A commit
+// that is on its way may have been let through already, or may never come to be:
+// it gets a moment to be the one or the other.
+func (k *Keeper) endDrift(ctx context.Context, st dbrepl.Status) (dbrepl.Status, error) {
+	underway := st.Committing
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for range 25 {
+		if underway.Intersect(st.Committing).IsEmpty() {
+			break
+		}
+		select {
+		case <-ctx.Done():
+			return st, ctx.Err()
+		case <-tick.C:
+		}
+		var err error
+		if st, err = k.inst.Probe(ctx); err != nil {
+			return st, err
+		}
+	}
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	d := *k.drift
+	has := st.Executed.Union(st.Committing)
+	d.Commits += has.Minus(d.Has).Count()
+	d.Has, d.Until = has, time.Now().UTC()
+	k.drift = &d
+	k.log.Warn("the primary waits again", zap.Uint64("epoch", uint64(d.Epoch)), zap.Uint64("commits_at_most", d.Commits))
+	return st, nil
+}
+
+// untold is the drift that the record does not know yet.
+func (k *Keeper) untold() *Drift {
+	s := k.reg.Snapshot().State
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	if k.drift.recorded(s) {
+		return nil
+	}
+	return k.drift
+}
