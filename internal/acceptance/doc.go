@@ -4,8 +4,9 @@
 // clients were told with what is there afterwards.
 //
 // It has no code but tests. They drive the interrex program as a user would
-// (sandbox commands, the API, SQL over the routes) and look at the servers
-// themselves, as root on their sockets, never at the inside of an agent.
+// (sandbox commands, the API, SQL over the routes; where a moment is to be hit,
+// signals, and what the sandbox commands call) and look at the servers themselves,
+// as root on their sockets, and at etcd's record, never at the inside of an agent.
 //
 // Rules: what a test starts, it ends, and should the test program itself be
 // killed, a guard ends it; no test depends on another; a cluster that is not

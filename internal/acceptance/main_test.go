@@ -16,7 +16,7 @@ const noiseInTests = 5 * time.Second
 // Options of the tests; the defaults are the short share.
 var (
 	rounds   = flag.Int("rounds", 4, "rounds of TestAlternatingKillsAndSwitchovers")
-	takeOver = flag.Duration("take-over", 3*time.Second, "the longest time from a leader's death to the end of its operation")
+	takeOver = flag.Duration("take-over", 3*time.Second, "the longest time from a leader's death to another one, and from then to the end of its operation")
 	pause    = flag.Duration("pause", 120*time.Millisecond, "how long each of eight writers rests between two rows")
 	noise    = flag.Duration("noise", noiseInTests, "how long TestNoiseMovesNobody keeps each of its noises up")
 	etcdGone = flag.Duration("etcd-gone", 10*time.Second, "how long TestEtcdGone keeps etcd from answering")
