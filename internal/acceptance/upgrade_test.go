@@ -42,10 +42,13 @@ func (c *cluster) etcdOf(t *testing.T, node string) *clientv3.Client {
 	return client
 }
 
+// recordKey is where etcd has the cluster record.
+const recordKey = "/interrex/sandbox/state"
+
 // record is the cluster record as it is stored.
 func record(t *testing.T, store *clientv3.Client) (fields map[string]any, revision int64) {
 	t.Helper()
-	answer, err := store.Get(t.Context(), "/interrex/sandbox/state")
+	answer, err := store.Get(t.Context(), recordKey)
 	require.NoError(t, err)
 	require.Len(t, answer.Kvs, 1)
 	require.NoError(t, json.Unmarshal(answer.Kvs[0].Value, &fields))
@@ -55,14 +58,13 @@ func record(t *testing.T, store *clientv3.Client) (fields map[string]any, revisi
 // rewrite changes the stored record, as a build of the future would.
 func rewrite(t *testing.T, store *clientv3.Client, change func(fields map[string]any)) {
 	t.Helper()
-	const key = "/interrex/sandbox/state"
 	await(t, patience, "a change of the record", func() (bool, string) {
 		fields, revision := record(t, store)
 		change(fields)
 		value, err := json.Marshal(fields)
 		require.NoError(t, err)
-		done, err := store.Txn(t.Context()).If(clientv3.Compare(clientv3.ModRevision(key), "=", revision)).
-			Then(clientv3.OpPut(key, string(value))).Commit()
+		done, err := store.Txn(t.Context()).If(clientv3.Compare(clientv3.ModRevision(recordKey), "=", revision)).
+			Then(clientv3.OpPut(recordKey, string(value))).Commit()
 		return err == nil && done.Succeeded, fmt.Sprint(err)
 	})
 }
