@@ -2,7 +2,6 @@ package acceptance
 
 import (
 	"fmt"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -16,20 +15,10 @@ import (
 	"interrex/internal/topology"
 )
 
-// configure changes every agent's file, and starts the agents anew.
+// configure changes a part of every agent's file, and starts the agents anew.
 func (c *cluster) configure(t *testing.T, from, to string) {
 	t.Helper()
-	for _, n := range c.info.Nodes {
-		text, err := os.ReadFile(n.Agent.ConfigFile)
-		require.NoError(t, err)
-		require.Contains(t, string(text), from)
-		require.NoError(t, os.WriteFile(n.Agent.ConfigFile, []byte(strings.Replace(string(text), from, to, 1)), 0o600))
-	}
-	for _, n := range c.names() {
-		c.order(t, "stop-agent", n)
-		c.order(t, "start-agent", n)
-	}
-	c.healthy(t)
+	c.reconfigure(t, func(text string) string { return strings.Replace(text, from, to, 1) })
 }
 
 // explained waits until interrex explain says all of it.
