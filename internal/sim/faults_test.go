@@ -104,7 +104,7 @@ var (
 	following = []faultKind{
 		killServer, killCandidate, freezeServer, freezeCandidate, killLeader, freezeLeader, freezeLeader, killHost, cutHost, cutOneWay,
 		cutSource, cutSource, cutAgents, cutLeader, cutLeader, storeDown, storeHangs, storeFlaky, stealLead, stealLead, staleWatch, slowServer,
-		slowApplier, slowNetwork, killAgent, losePromise, killPrimary, cutPrimaryOff,
+		slowApplier, slowNetwork, killAgent, losePromise, killPrimary, cutPrimaryOff, diskFull, diskFull,
 	}
 	moments = []string{
 		"update state", "update state", "freeze", "freeze", "follow", "follow", "promote", "catch up", "close", "route",
@@ -347,8 +347,8 @@ func (w *world) strikeMore(f fault, s *server, a, other *agent) (heal func()) {
 		s.hang = true
 		return func() { s.hang = false; s.changed() }
 	case diskFull:
-		s.stall = true
-		return func() { s.stall = false; s.changed() }
+		s.full = true
+		return func() { s.full = false; s.changed() }
 	case slowApplier:
 		s.slowApps = true
 		return func() { s.slowApps = false }

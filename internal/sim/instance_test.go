@@ -127,9 +127,22 @@ func (i instance) Freeze(ctx context.Context) (executed, received gtid.Set, unap
 }
 
 func (i instance) stopReceiver(ctx context.Context) error {
+	s := i.s
 	_, err := i.statement(ctx, "stop receiver", time.Millisecond, 20*time.Millisecond, func(done func(any, error)) func() {
-		i.s.stopReceiver()
-		done(nil, nil)
+		s.stopReceiver()
+		boot := s.boot
+		// One that is stuck is waited for. It has been told, whoever gives up.
+		s.watched = append(s.watched, func() bool {
+			switch {
+			case !s.up || s.boot != boot:
+				done(nil, errGone)
+			case s.stuck:
+				return false
+			default:
+				done(nil, nil)
+			}
+			return true
+		})
 		return nil
 	})
 	return err
@@ -350,7 +363,7 @@ func (i instance) Follow(ctx context.Context, spec dbrepl.FollowSpec) error {
 		}
 		// Never cut short.
 		err := i.set(context.WithoutCancel(ctx), "point", func() error {
-			if s.receiverOn {
+			if s.receiverOn || s.stuck {
 				return errors.New("the receiver runs")
 			}
 			s.applierOn = s.applierOn || !s.executed.Contains(s.retrieved) // the relay log is kept
@@ -461,7 +474,7 @@ func (r rebuilder) Rebuild(ctx context.Context, donor string, errant gtid.Set, p
 	progress("clone", "file")
 	_, err := l.do(ctx, r.by, r.by.name+" "+string(s.name)+" clone", func(c *call) {
 		l.later(200*time.Millisecond, 800*time.Millisecond, func() {
-			if !s.alive() || !from.alive() || s.w.net.cutEither(replication, s.name, from.name) {
+			if !s.alive() || s.full || !from.alive() || s.w.net.cutEither(replication, s.name, from.name) {
 				l.finish(c, nil, errors.New("clone failed"))
 				return
 			}

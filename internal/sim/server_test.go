@@ -55,7 +55,8 @@ type server struct {
 	waitingRO  []*closing
 
 	// Faults.
-	stall    bool // nothing can be written to the binary log: the disk is full
+	full     bool // nothing can be written to the disk, the binary log or the relay log
+	stuck    bool // so the receiver waits in the middle of a write
 	hang     bool // no statement returns
 	slow     int  // percent by which statements take longer
 	slowApps bool // the applier is far behind
@@ -157,14 +158,8 @@ func (s *server) write(privileged bool, marker *topology.Marker, answer func(err
 
 // flush puts a transaction into the binary log; from here on a crash keeps it.
 func (s *server) flush(c *commit) {
-	if s.stall {
-		s.watched = append(s.watched, func() bool {
-			if s.stall || !s.alive() {
-				return !s.up
-			}
-			s.act(0, func() { s.flush(c) })
-			return true
-		})
+	if s.full {
+		s.whenRoom(func() { s.flush(c) })
 		return
 	}
 	s.next++
@@ -181,6 +176,18 @@ func (s *server) flush(c *commit) {
 			s.settle()
 		})
 	}
+}
+
+// whenRoom does something once the disk takes writes again, unless the server
+// ends before.
+func (s *server) whenRoom(do func()) {
+	s.watched = append(s.watched, func() bool {
+		if s.full || !s.alive() {
+			return !s.up
+		}
+		s.act(0, do)
+		return true
+	})
 }
 
 // settle commits in the engine what has its acknowledgements.
@@ -285,6 +292,14 @@ func (s *server) send(st *stream) {
 		case s.w.net.blocked(replication, s.name, to.name):
 			s.w.net.onHeal(arrive)
 			return
+		case to.full:
+			to.stuck = true
+			to.whenRoom(func() {
+				to.stuck = false
+				arrive()
+				to.stopIfTold()
+			})
+			return
 		}
 		st.sending = false
 		to.retrieved = to.retrieved.Union(what)
@@ -345,7 +360,12 @@ func (s *server) apply() {
 		d = s.between(200*time.Millisecond, 1500*time.Millisecond)
 	}
 	what := s.retrieved
-	s.act(d, func() {
+	var execute func()
+	execute = func() {
+		if s.full { // its own binary log takes nothing
+			s.whenRoom(execute)
+			return
+		}
 		s.applying = false
 		if !s.applierOn {
 			return
@@ -359,13 +379,19 @@ func (s *server) apply() {
 		}
 		s.pump()
 		s.apply()
-	})
+	}
+	s.act(d, execute)
 }
 
-// startReplica starts receiver and applier.
+// startReplica starts receiver and applier. A receiver that is stuck runs, and
+// if it was told to stop it will all the same.
 func (s *server) startReplica() {
-	s.receiverOn, s.applierOn = true, true
+	s.applierOn = true
 	s.apply()
+	if s.stuck {
+		return
+	}
+	s.receiverOn = true
 	s.connect(s.between(time.Millisecond, 10*time.Millisecond))
 }
 
@@ -376,7 +402,7 @@ func (s *server) connect(d time.Duration) {
 		if !s.receiverOn || s.source != source || s.stream != nil {
 			return
 		}
-		if !source.alive() || s.w.net.cutEither(replication, s.name, source.name) || source.shut[accountOf(s.name)] {
+		if s.stuck || !source.alive() || s.w.net.cutEither(replication, s.name, source.name) || source.shut[accountOf(s.name)] {
 			s.connect(time.Second)
 			return
 		}
@@ -415,9 +441,17 @@ func (s *server) drop(r *server) {
 	}
 }
 
+// stopReceiver tells the receiver to stop, which it does at once, unless it is
+// stuck: then as soon as that write is done.
 func (s *server) stopReceiver() {
 	s.receiverOn = false
-	s.hangUp()
+	s.stopIfTold()
+}
+
+func (s *server) stopIfTold() {
+	if !s.receiverOn && !s.stuck {
+		s.hangUp()
+	}
 }
 
 // Life and death.
@@ -435,7 +469,7 @@ func (s *server) kill() {
 		}
 	}
 	s.commits, s.waitingRO, s.held = nil, nil, nil
-	s.applying, s.receiverOn, s.applierOn = false, false, false
+	s.applying, s.receiverOn, s.applierOn, s.stuck = false, false, false, false
 	if s.stream != nil {
 		s.stream.broken = true
 		s.stream = nil
@@ -538,7 +572,7 @@ func (s *server) status() dbrepl.Status {
 			src.Lag = time.Second
 		}
 		switch {
-		case s.stream != nil:
+		case s.stream != nil || s.stuck:
 			src.ReceiverOn, src.ReceiverState = true, "ON"
 		case s.receiverOn:
 			src.ReceiverState = "CONNECTING"
