@@ -82,7 +82,29 @@ func TestOptions(t *testing.T) {
 	o, err := parseOptions([]string{"-duration", "1h", "-seed", "7"}, io.Discard)
 	require.NoError(t, err)
 	require.Equal(t, []any{time.Hour, uint64(7), 30 * time.Second}, []any{o.duration, o.seed, o.recover})
-	for _, args := range [][]string{{"-duration", "0s"}, {"-recover", "-1s"}, {"more"}, {"-seed", "x"}} {
+	for _, c := range []struct {
+		args          []string
+		faults, kinds int
+	}{
+		{nil, 0, 0},
+		{[]string{"-duration", "59m"}, 0, 0},
+		{[]string{"-duration", "1h"}, 300, 12},
+		{[]string{"-duration", "2h", "-least-faults", "500", "-least-kinds", "0"}, 500, 0},
+		{[]string{"-duration", "1h", "-only", "switchover"}, 0, 0},
+		{[]string{"-duration", "1h", "-without", "switchover"}, 300, 12},
+	} {
+		o, err := parseOptions(c.args, io.Discard)
+		require.NoError(t, err, c.args)
+		faults, kinds := o.bars()
+		require.Equal(t, []int{c.faults, c.kinds}, []int{faults, kinds}, c.args)
+	}
+	for ci, strict := range map[string]bool{"": false, "1": true} {
+		t.Setenv("CI", ci)
+		o, err := parseOptions(nil, io.Discard)
+		require.NoError(t, err)
+		require.Equal(t, strict, o.strict, ci)
+	}
+	for _, args := range [][]string{{"-duration", "0s"}, {"-recover", "-1s"}, {"more"}, {"-seed", "x"}, {"-least-kinds", "-1"}} {
 		var told bytes.Buffer
 		_, err := parseOptions(args, &told)
 		require.Error(t, err, args)
@@ -123,6 +145,19 @@ func TestWithoutHostsItIsSaidAndTheRestGoesOn(t *testing.T) {
 	r.o.only = "isolate the primary's node"
 	r.kinds = nil
 	require.ErrorContains(t, r.chooseKinds(t.Context(), nil, nethost.ErrUnavailable), "no kind of fault is left")
+}
+
+// TestInCINothingIsLeftOut: nor does the run go on without it.
+func TestInCINothingIsLeftOut(t *testing.T) {
+	var told bytes.Buffer
+	r := &chaosRun{o: options{strict: true}, out: &told, report: newReport(options{})}
+	err := r.chooseKinds(t.Context(), nil, fmt.Errorf("%w: not root", nethost.ErrUnavailable))
+	require.ErrorIs(t, err, nethost.ErrUnavailable)
+	require.ErrorContains(t, err, "kinds of faults cannot be made on this machine, and CI is set")
+	// What nobody asked for is not missing.
+	r.o.only, r.kinds, r.report = "switchover,crash an agent", nil, newReport(options{})
+	require.NoError(t, r.chooseKinds(t.Context(), nil, nethost.ErrUnavailable))
+	require.Len(t, r.kinds, 2)
 }
 
 // TestWhatDoesNotFitWaitsItsTurn: towards the end of a deck nothing in it may fit
@@ -191,6 +226,7 @@ func TestReport(t *testing.T) {
 	require.Regexp(t, `(?m)^a +3 +2\.00 / 2\.00 +3\.00 / 3\.00$`, text)
 	require.Regexp(t, `(?m)^b +1 +- +-$`, text)
 	require.Regexp(t, `(?m)^\(two at a time\) +1 +9\.00 / 9\.00`, text)
+	require.Contains(t, text, "\n4 faults of 2 kinds in 3 rounds, 1 of them with two at a time\n")
 	require.True(t, strings.HasSuffix(text, "\nPASSED\n"), text)
 	dir := t.TempDir()
 	require.NoError(t, r.write(dir, io.Discard))
@@ -199,13 +235,14 @@ func TestReport(t *testing.T) {
 	var read map[string]any
 	require.NoError(t, json.Unmarshal(raw, &read))
 	require.Equal(t, true, read["passed"])
+	require.EqualValues(t, []any{4.0, 2.0}, []any{read["faults"], read["kinds"]})
 
 	for name, spoil := range map[string]func(*report){
 		"a violation": func(r *report) {
 			r.Checks = []chaos.Finding{{Name: "kept", Count: 1, Violations: []string{"one is lost"}}}
 		},
 		"an early end":          func(r *report) { r.Stopped = "not whole" },
-		"nothing was struck":    func(r *report) { r.Rounds = nil },
+		"nothing was struck":    func(r *report) { r.Faults = 0 },
 		"nothing was committed": func(r *report) { r.Operations = nil },
 	} {
 		bad := r
@@ -214,4 +251,44 @@ func TestReport(t *testing.T) {
 		require.False(t, bad.Passed, name)
 		require.True(t, strings.HasSuffix(bad.text(), "\nFAILED\n"), name)
 	}
+}
+
+// TestStrikeInVain: where the moment of a fault did not come, none was struck.
+func TestStrikeInVain(t *testing.T) {
+	r := newReport(options{})
+	r.Operations = map[chaos.Outcome]int{chaos.Acknowledged: 5}
+	r.add(roundResult{Strikes: []strike{{Kind: "late", Missed: true}}, Outage: time.Second})
+	r.judge()
+	require.False(t, r.Passed, "nothing was struck")
+	r.add(roundResult{Strikes: []strike{{Kind: "late", Missed: true}, {Kind: "a"}}, Outage: time.Second})
+	r.add(roundResult{Strikes: []strike{{Kind: "late"}}, Outage: 2 * time.Second})
+	r.judge()
+	require.True(t, r.Passed)
+	text := r.text()
+	require.Contains(t, text, "\n2 faults of 2 kinds in 3 rounds, 0 of them with two at a time\n")
+	require.Regexp(t, `(?m)^late +1 +2\.00 / 2\.00`, text)
+	require.Contains(t, text, "its moment did not come, and is no fault: late, 2 times")
+}
+
+// TestRunOfAnHourHasToComeToSomething: to so many faults, and kinds of them.
+func TestRunOfAnHourHasToComeToSomething(t *testing.T) {
+	run := func(faults, kinds int) (passed bool, text string) {
+		o, err := parseOptions([]string{"-duration", "1h"}, io.Discard)
+		require.NoError(t, err)
+		r := newReport(o)
+		r.Operations = map[chaos.Outcome]int{chaos.Acknowledged: 5}
+		for n := range faults {
+			r.add(roundResult{Strikes: []strike{{Kind: fmt.Sprint("kind ", n%kinds)}}})
+		}
+		r.judge()
+		return r.Passed, r.text()
+	}
+	passed, text := run(300, 12)
+	require.True(t, passed, text)
+	passed, text = run(299, 12)
+	require.False(t, passed)
+	require.Contains(t, text, "FAIL 299 faults were struck, and at least 300 are asked for")
+	passed, text = run(1000, 11)
+	require.False(t, passed)
+	require.Contains(t, text, "FAIL they were of 11 kinds, and at least 12 are asked for")
 }

@@ -34,6 +34,9 @@ const (
 type strike struct {
 	Kind   string `json:"kind"`
 	Detail string `json:"detail"`
+	// Missed: what it was to strike did not come, and so it is no fault. What it
+	// has done to bring that about it has done.
+	Missed bool `json:"missed,omitempty"`
 	// heal takes it back; nil where there is nothing to take back.
 	heal func(context.Context) error
 }

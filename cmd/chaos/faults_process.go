@@ -298,7 +298,8 @@ func strikeAtStep(ctx context.Context, r *round, operation string, signal syscal
 		return err
 	}
 	if !awaitStep(ctx, log, operation, step) {
-		s.Detail += ", which did not come" // refused, or another led by then
+		s.Missed = true // refused, or another led by then
+		s.Detail += ", which did not come"
 		return s, nil
 	}
 	if err := syscall.Kill(pid, signal); err != nil {

@@ -45,6 +45,22 @@ type options struct {
 	folder   string // of everything
 	only     string // names of the kinds of faults to choose from, with commas
 	without  string // names of those to leave out
+	// strict: a kind that this machine cannot make is an error, and not left out.
+	strict bool
+	// Fewer faults, or fewer kinds of them, fail a run of an hour or more.
+	leastFaults, leastKinds int
+}
+
+// longRun is from which length on a run has to come to something.
+const longRun = time.Hour
+
+// bars are the least numbers of faults and of kinds that pass; none where the
+// run is short, or somebody has chosen the kinds.
+func (o options) bars() (faults, kinds int) {
+	if o.duration < longRun || o.only != "" {
+		return 0, 0
+	}
+	return o.leastFaults, o.leastKinds
 }
 
 // What the process outside has decided for the one inside.
@@ -72,7 +88,7 @@ func main() {
 
 // parseOptions reads the flags; what is wrong with them is told to complaints.
 func parseOptions(args []string, complaints io.Writer) (options, error) {
-	o := options{interrex: os.Getenv(programVariable), folder: os.Getenv(folderVariable)}
+	o := options{interrex: os.Getenv(programVariable), folder: os.Getenv(folderVariable), strict: os.Getenv("CI") != ""}
 	o.seed, _ = strconv.ParseUint(os.Getenv(seedVariable), 10, 64)
 	flags := flag.NewFlagSet("chaos", flag.ContinueOnError)
 	flags.SetOutput(complaints)
@@ -83,11 +99,13 @@ func parseOptions(args []string, complaints io.Writer) (options, error) {
 	flags.StringVar(&o.folder, "o", o.folder, "`folder` for the cluster, its logs and the report. Without it a temporary one is made, and kept if something was found")
 	flags.StringVar(&o.only, "only", "", "`names` of the kinds of faults to choose from, with commas")
 	flags.StringVar(&o.without, "without", "", "`names` of kinds of faults to leave out, with commas")
+	flags.IntVar(&o.leastFaults, "least-faults", 300, "a run of an hour or more fails with fewer faults than this `number`; with -only none is asked for")
+	flags.IntVar(&o.leastKinds, "least-kinds", 12, "and with fewer kinds of them than this `number`")
 	if err := flags.Parse(args); err != nil {
 		return o, err
 	}
-	if flags.NArg() > 0 || o.duration <= 0 || o.recover <= 0 {
-		err := errors.New("chaos takes no arguments, and positive durations")
+	if flags.NArg() > 0 || o.duration <= 0 || o.recover <= 0 || o.leastFaults < 0 || o.leastKinds < 0 {
+		err := errors.New("chaos takes no arguments, positive durations, and no negative numbers")
 		fmt.Fprintln(complaints, err)
 		return o, err
 	}

@@ -24,8 +24,14 @@ type report struct {
 	Passed   bool          `json:"passed"`
 	// Stopped is why the run ended before its time or could not be judged.
 	Stopped string `json:"stopped,omitempty"`
-	// Strikes counts the faults that were struck, by kind.
+	// Faults were struck, of so many Kinds. Fewer than asked for fail the run.
+	Faults      int `json:"faults"`
+	Kinds       int `json:"kinds"`
+	LeastFaults int `json:"least_faults"`
+	LeastKinds  int `json:"least_kinds"`
+	// Strikes counts them by kind, Missed those whose moment did not come.
 	Strikes map[string]int `json:"strikes"`
+	Missed  map[string]int `json:"missed"`
 	Doubles int            `json:"doubles"` // rounds with two faults at a time
 	// LeftOut are kinds of faults that this machine cannot make, and why.
 	LeftOut     map[string]string     `json:"left_out"`
@@ -55,25 +61,44 @@ type roundResult struct {
 }
 
 func newReport(o options) report {
-	return report{
+	r := report{
 		Revision: o.revision, Seed: o.seed, Began: time.Now(), Asked: o.duration,
-		Strikes: map[string]int{}, LeftOut: map[string]string{}, Ledger: map[string]int{},
+		Strikes: map[string]int{}, Missed: map[string]int{}, LeftOut: map[string]string{}, Ledger: map[string]int{},
 	}
+	r.LeastFaults, r.LeastKinds = o.bars()
+	return r
 }
 
 func (r *report) add(one roundResult) {
 	r.Rounds = append(r.Rounds, one)
 	for _, s := range one.Strikes {
+		if s.Missed {
+			r.Missed[s.Kind]++
+			continue
+		}
+		r.Faults++
 		r.Strikes[s.Kind]++
 	}
-	if len(one.Strikes) > 1 {
+	r.Kinds = len(r.Strikes)
+	if double(one) {
 		r.Doubles++
 	}
 }
 
-// judge says whether all promises were kept.
+// short says in what the run came to too little.
+func (r *report) short() (texts []string) {
+	if r.Faults < r.LeastFaults {
+		texts = append(texts, fmt.Sprintf("%d faults were struck, and at least %d are asked for", r.Faults, r.LeastFaults))
+	}
+	if r.Kinds < r.LeastKinds {
+		texts = append(texts, fmt.Sprintf("they were of %d kinds, and at least %d are asked for", r.Kinds, r.LeastKinds))
+	}
+	return texts
+}
+
+// judge says whether all promises were kept, by a run that has tried them.
 func (r *report) judge() {
-	r.Passed = r.Stopped == "" && len(r.Rounds) > 0 && r.Operations[chaos.Acknowledged] > 0
+	r.Passed = r.Stopped == "" && r.Faults > 0 && r.Operations[chaos.Acknowledged] > 0 && len(r.short()) == 0
 	for _, f := range r.Checks {
 		r.Passed = r.Passed && f.Count == 0
 	}
@@ -102,22 +127,23 @@ func (r *report) write(folder string, out io.Writer) error {
 func (r *report) text() string {
 	var b strings.Builder
 	line := func(format string, args ...any) { fmt.Fprintf(&b, format+"\n", args...) }
-	struck := 0
-	for _, n := range r.Strikes {
-		struck += n
-	}
 	line("")
 	line("interrex %s, seed %d, %s under load", r.Revision, r.Seed, r.Length.Round(time.Second))
-	line("%d faults of %d kinds in %d rounds, %d of them with two at a time", struck, len(r.Strikes), len(r.Rounds), r.Doubles)
+	line("%d faults of %d kinds in %d rounds, %d of them with two at a time", r.Faults, r.Kinds, len(r.Rounds), r.Doubles)
 	line("")
 	line("%-46s %6s  %16s  %16s", "fault", "struck", "outage med/max s", "whole again s")
 	for _, name := range slices.Sorted(maps.Keys(r.Strikes)) {
-		alone := func(one roundResult) bool { return len(one.Strikes) == 1 && one.Strikes[0].Kind == name }
+		alone := func(one roundResult) bool {
+			return len(one.Strikes) == 1 && one.Strikes[0].Kind == name && !one.Strikes[0].Missed
+		}
 		line("%-46s %6d  %16s  %16s", name, r.Strikes[name], r.spread(alone, outage), r.spread(alone, recovered))
 	}
 	line("%-46s %6d  %16s  %16s", "(two at a time)", r.Doubles, r.spread(double, outage), r.spread(double, recovered))
 	line("Outages and recoveries of a kind are of rounds in which it was alone. An outage is the longest time without an")
 	line("acknowledgement to any client; the time until the cluster is whole counts from the healing of the last fault.")
+	for _, name := range slices.Sorted(maps.Keys(r.Missed)) {
+		line("its moment did not come, and is no fault: %s, %d times", name, r.Missed[name])
+	}
 	for _, name := range slices.Sorted(maps.Keys(r.LeftOut)) {
 		line("LEFT OUT: %s: %s", name, r.LeftOut[name])
 	}
@@ -142,6 +168,9 @@ func (r *report) text() string {
 			line("       %s", v)
 		}
 	}
+	for _, text := range r.short() {
+		line("FAIL %s", text)
+	}
 	if r.Stopped != "" {
 		line("STOPPED: %s", r.Stopped)
 	}
@@ -153,7 +182,17 @@ func (r *report) text() string {
 	return b.String()
 }
 
-func double(one roundResult) bool             { return len(one.Strikes) > 1 }
+// double tells whether a round had two faults.
+func double(one roundResult) bool {
+	struck := 0
+	for _, s := range one.Strikes {
+		if !s.Missed {
+			struck++
+		}
+	}
+	return struck > 1
+}
+
 func outage(one roundResult) time.Duration    { return one.Outage }
 func recovered(one roundResult) time.Duration { return one.Recovered }
 

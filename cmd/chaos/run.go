@@ -121,8 +121,12 @@ func (r *chaosRun) chooseKinds(ctx context.Context, network *nethost.Network, un
 		}
 		r.kinds = append(r.kinds, k)
 	}
-	if len(r.report.LeftOut) > 0 {
-		fmt.Fprintf(r.out, "LEFT OUT: %d kinds of faults, all that need hosts or disks of their own: %v\n", len(r.report.LeftOut), errors.Join(missing[hosts], missing[disks]))
+	if n := len(r.report.LeftOut); n > 0 {
+		why := errors.Join(missing[hosts], missing[disks])
+		if r.o.strict {
+			return fmt.Errorf("%d kinds of faults cannot be made on this machine, and CI is set: %w", n, why)
+		}
+		fmt.Fprintf(r.out, "LEFT OUT: %d kinds of faults, all that need hosts or disks of their own: %v\n", n, why)
 	}
 	if len(r.kinds) == 0 {
 		return fmt.Errorf("no kind of fault is left to choose from (-only %q)", r.o.only)
@@ -285,7 +289,11 @@ func (r *chaosRun) strike(ctx context.Context, one *round) (*strike, error) {
 		}
 		if s != nil {
 			s.Kind = k.name
-			r.note("struck: "+k.name, s.Detail)
+			word := "struck: "
+			if s.Missed {
+				word = "its moment did not come: "
+			}
+			r.note(word+k.name, s.Detail)
 		}
 		if err != nil {
 			err = fmt.Errorf("%s: %w", k.name, err)
