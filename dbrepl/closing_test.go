@@ -105,8 +105,9 @@ func stalePrimary(t *testing.T, c *cluster) {
 	answers := c.waiting(t, c.a, 5)
 
 	err := c.a.Follow(limited(t, 300*time.Millisecond), dbrepl.FollowSpec{Host: c.b.host, Port: c.b.port, Acker: true})
-	require.ErrorIs(t, err, dbrepl.ErrCommitsWaiting)
+	time.Sleep(1500 * time.Millisecond) // switching semi-sync off would take the server a second
 	silent(t, answers)
+	require.ErrorIs(t, err, dbrepl.ErrCommitsWaiting)
 	s := c.a.status(t)
 	require.True(t, s.SemiSync.SourceEnabled)
 	require.Nil(t, s.Source)

@@ -1,6 +1,7 @@
 package dbrepl_test
 
 import (
+	"fmt"
 	"strings"
 	"testing"
 	"time"
@@ -72,4 +73,68 @@ func lazyBinaryLog(t *testing.T, c *cluster) {
 	}
 	require.True(t, c.a.status(t).Writable(), "in use all the time")
 	c.write(t, c.a, 1)
+}
+
+// armedAgain: whatever somebody has made of how a primary waits, what arms or
+// opens it makes it wait for k, without a limit, also when the last acker is gone,
+// and before anybody can see the commit. A setting that is right by default is set
+// all the same.
+func armedAgain(t *testing.T, c *cluster) {
+	for name, arm := range map[string]func() error{
+		"Arm":         func() error { return c.a.Arm(limited(t, patience), 1) },
+		"OpenWrites":  func() error { return c.a.OpenWrites(limited(t, patience), 1) },
+		"WriteMarker": func() error { return c.markAgain(t) },
+	} {
+		c.establish(t, 1)
+		for _, lax := range []string{
+			"rpl_semi_sync_source_wait_no_replica = OFF", "rpl_semi_sync_source_timeout = 200",
+			"rpl_semi_sync_source_wait_point = AFTER_COMMIT", "rpl_semi_sync_source_enabled = OFF",
+		} {
+			c.a.exec(t, "SET GLOBAL "+lax)
+			require.False(t, c.a.status(t).SemiSync.Lossless(1), lax)
+		}
+		require.NoError(t, arm(), name)
+		require.True(t, c.a.status(t).SemiSync.Lossless(1), name)
+	}
+	for _, n := range []*node{c.b, c.c} {
+		_, _, _, err := n.Freeze(limited(t, patience))
+		require.NoError(t, err)
+	}
+	c.a.until(t, "has lost its last acker", func(s dbrepl.Status) bool { return s.SemiSync.Clients == 0 })
+	answers := c.waiting(t, c.a, 1)
+	time.Sleep(time.Second)
+	silent(t, answers)
+	require.NoError(t, c.b.Follow(limited(t, patience), dbrepl.FollowSpec{Host: c.a.host, Port: c.a.port, Acker: true}))
+	require.NoError(t, answer(t, answers[0]))
+}
+
+// markAgain has the primary write its marker once more.
+func (c *cluster) markAgain(t *testing.T) error {
+	_, err := c.a.WriteMarker(limited(t, patience), topology.Marker{Epoch: 1, Node: "a", At: time.Now()}, 1)
+	return err
+}
+
+// killedMarker: somebody kills the session whose commit waits. That goes on
+// waiting, and is committed once it is acknowledged: its outcome is not known.
+func killedMarker(t *testing.T, c *cluster) {
+	c.establish(t, 1)
+	for _, n := range []*node{c.b, c.c} {
+		_, _, _, err := n.Freeze(limited(t, patience))
+		require.NoError(t, err)
+	}
+	written := make(chan error, 1)
+	go func() {
+		_, err := c.a.WriteMarker(limited(t, patience), topology.Marker{Epoch: 2, Node: "a", At: time.Now()}, 1)
+		written <- err
+	}()
+	var session uint64
+	require.Eventually(t, func() bool {
+		return c.a.root.QueryRowContext(t.Context(), `SELECT processlist_id FROM performance_schema.threads
+			WHERE processlist_state LIKE 'Waiting for semi-sync ACK%' AND processlist_info LIKE 'REPLACE INTO%marker%'`).Scan(&session) == nil
+	}, patience, 5*time.Millisecond, "the marker waits")
+	c.a.exec(t, fmt.Sprint("KILL ", session))
+	require.ErrorIs(t, answer(t, written), dbrepl.ErrOutcomeUnknown)
+	require.Equal(t, topology.Epoch(1), c.a.status(t).Marker.Epoch)
+	require.NoError(t, c.b.Follow(limited(t, patience), dbrepl.FollowSpec{Host: c.a.host, Port: c.a.port, Acker: true}))
+	c.a.until(t, "has committed it", func(s dbrepl.Status) bool { return s.Marker.Epoch == 2 })
 }

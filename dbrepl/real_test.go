@@ -36,6 +36,8 @@ func TestOnRealServers(t *testing.T) {
 		{"retire with unapplied transactions", retireUnapplied},
 		{"replica ahead of its source", aheadOfItsSource},
 		{"lazy binary log", lazyBinaryLog},
+		{"armed again", armedAgain},
+		{"killed marker", killedMarker},
 		{"crash while retiring", crashWhileRetiring},
 		{"unfinished transaction", unfinishedTransaction},
 		{"privileged account on a replica", privilegedWriter},

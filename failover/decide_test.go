@@ -391,6 +391,14 @@ func TestDecideTending(t *testing.T) {
 			change: []func(*View){primary(func(s *dbrepl.SemiSync) { s.TimeoutMillis = 10000 })},
 		},
 		{
+			name: "it would when its last acker goes (H5)", certified: true, promised: 5, want: tendObey,
+			change: []func(*View){primary(func(s *dbrepl.SemiSync) { s.WaitNoReplica = false })},
+		},
+		{
+			name: "it would show first what it waits for", certified: true, promised: 5, want: tendObey,
+			change: []func(*View){primary(func(s *dbrepl.SemiSync) { s.WaitPoint = "AFTER_COMMIT" })},
+		},
+		{
 			name: "it waits for fewer than the register says", certified: true, promised: 5, want: tendObey,
 			change: []func(*View){primary(func(s *dbrepl.SemiSync) { s.WaitFor = 0 })},
 		},

@@ -84,6 +84,11 @@ func TestSurvey(t *testing.T) {
 			counted: names{"n2", "n3", "n4"}, union: "1:1-9", proven: true,
 		},
 		{
+			name: "what one of them alone has received is in the union, executed or not (H13)", reg: register(1, "n2", "n3"),
+			answers: []Frozen{replica("n2", "1:1-8"), replica("n3", "1:1-9", unapplied("1:1-7"))},
+			counted: names{"n2", "n3"}, union: "1:1-9", proven: true,
+		},
+		{
 			name: "an amnesiac acker does not count, nor does what it holds", reg: register(1, "n2", "n3"),
 			answers: []Frozen{replica("n2", "1:1-8"), replica("n3", "1:1-9", amnesiac)},
 			counted: names{"n2"}, union: "1:1-8", silent: map[topology.NodeName]string{"n3": "restarted"},
