@@ -225,8 +225,14 @@ func writeResults(t *testing.T) {
 		}
 		names := slices.Sorted(maps.Keys(byFolder[folder]))
 		began := time.Now()
-		cmd := exec.CommandContext(t.Context(), "go", "test", "-json", "-count=1", "-timeout=30m", "-buildvcs=false", "-tags", "nomsgpack",
-			"-run", "^("+strings.Join(names, "|")+")$", "./"+folder)
+		args := []string{
+			"test", "-json", "-count=1", "-timeout=30m", "-buildvcs=false", "-tags", "nomsgpack",
+			"-run", "^(" + strings.Join(names, "|") + ")$", "./" + folder,
+		}
+		if folder == "internal/acceptance" {
+			args = append(args, "-args", "-each-step") // make test draws some
+		}
+		cmd := exec.CommandContext(t.Context(), "go", args...)
 		cmd.Dir = ".."
 		out, err := cmd.Output() // an error shows in what did not pass
 		results(folder, out, ended)

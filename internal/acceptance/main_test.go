@@ -17,6 +17,7 @@ const noiseInTests = 5 * time.Second
 var (
 	rounds   = flag.Int("rounds", 4, "rounds of TestAlternatingKillsAndSwitchovers")
 	takeOver = flag.Duration("take-over", 3*time.Second, "the longest time from a leader's death to another one, and from then to the end of its operation")
+	eachStep = flag.Bool("each-step", false, "have the leader die at each moment, and not at a few that are drawn")
 	pause    = flag.Duration("pause", 120*time.Millisecond, "how long each of eight writers rests between two rows")
 	noise    = flag.Duration("noise", noiseInTests, "how long TestNoiseMovesNobody keeps each of its noises up")
 	etcdGone = flag.Duration("etcd-gone", 10*time.Second, "how long TestEtcdGone keeps etcd from answering")

@@ -22,16 +22,17 @@ import (
 func TestLeaderDiesWithinAStep(t *testing.T) {
 	c := borrow(t)
 	var told []string
-	for _, m := range []struct {
+	type amid struct {
 		name string
 		done string // the step before
 		at   moment
-	}{
+	}
+	for _, m := range drawn(t, []amid{
 		{"one acker is revoked, the other is not", "claim", oneRevoked},
 		{"the candidate catches up", "choose", catchingUp},
 		{"the new primary is recorded", "catch_up", recorded},
 		{"the marker waits for its acknowledgement", "catch_up", markerWaits},
-	} {
+	}, 1) {
 		t.Run(m.name, func(t *testing.T) {
 			d := c.inTime(t, false, func() death {
 				d := c.leaderDies(t, "failover", "", m.at)
