@@ -358,7 +358,9 @@ func (r *rejoiner) rebuild(ctx context.Context, v View, n, primary NodeStatus, e
 		why = lack + ": rebuilding"
 	}
 	r.log.Warn(why, zap.String("instance", string(name)), zap.String("donor", string(donor)), zap.Stringer("errant", errant))
-	if err := node.Rebuild(ctx, RebuildRequest{Epoch: v.State.Primary.Epoch, Donor: donor, Address: address, Errant: errant}); err != nil && !errors.Is(err, ErrBusy) {
+	octx, cancel := context.WithTimeout(ctx, 5*time.Second) // it is only begun in that time
+	defer cancel()
+	if err := node.Rebuild(octx, RebuildRequest{Epoch: v.State.Primary.Epoch, Donor: donor, Address: address, Errant: errant}); err != nil && !errors.Is(err, ErrBusy) {
 		return err
 	}
 	return nil
