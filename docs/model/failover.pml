@@ -439,15 +439,15 @@ inline late(i) {        /* a freeze that an older leader ordered */
 	PROMISE(i, l1); src[i] = NONE; ack[i] = 0; forget()
 }
 
-/* Those that answered and may follow c. */
-#define FOLLOWER(f, c, k) (HAS(seen, f) && f != (c) && ((k) != FAILOVER || LACKS(rcv[c] | un, rcv[f]) == 0))
-#define FOLLOWERS(c, k) (FOLLOWER(0,c,k) | (FOLLOWER(1,c,k) << 1) | (FOLLOWER(2,c,k) << 2))
+/* Those that answered and may follow c: closed, and with nothing that c will lack. */
+#define FOLLOWER(f, c) (HAS(seen, f) && f != (c) && !open[f] && LACKS(rcv[c] | un, rcv[f]) == 0)
+#define FOLLOWERS(c) (FOLLOWER(0,c) | (FOLLOWER(1,c) << 1) | (FOLLOWER(2,c) << 2))
 #ifdef MUT_LONGEST_LOG
 #define FIT(c) ((!HAS(seen,0) || LOG(rcv[c]) >= LOG(rcv[0])) && (!HAS(seen,1) || LOG(rcv[c]) >= LOG(rcv[1])) && (!HAS(seen,2) || LOG(rcv[c]) >= LOG(rcv[2])))
-#define FOLLOWING(c, k) (seen & ~B(c))
+#define FOLLOWING(c) (seen & ~B(c))
 #else
 #define FIT(c) (LACKS(rcv[c], un) == 0)
-#define FOLLOWING(c, k) FOLLOWERS(c, k)
+#define FOLLOWING(c) FOLLOWERS(c)
 #endif
 
 #define ORDERED(n, c) \
@@ -463,7 +463,7 @@ inline late(i) {        /* a freeze that an older leader ordered */
 #endif
 
 inline record(c) {      /* caught up, then the point of no return */
-	x = FOLLOWING(c, lk);
+	x = FOLLOWING(c);
 #ifndef MUT_LONGEST_LOG
 	if :: lk != RESUME -> exe[c] = exe[c] | un :: else fi;
 #else
@@ -578,9 +578,9 @@ inline rebuild(i) {
 	:: d_step { lst == 1 && lk == FAILOVER && i == PRIM && prom[i] < le && wait[i] != 0 -> PROMISE(i, le); forget() } \
 	:: d_step { lst == 1 && lk == RESUME && i == PRIM && MAY(i,le) && LACKS(exe[i], base) == 0 -> lookold(i) } \
 	:: d_step { lst == 2 && !HAS(seen,i) -> look(i) } \
-	:: d_step { lst == 1 && lk == FAILOVER && CAS(le) && HAS(seen,i) && ENOUGH(cnt, oc) && FIT(i) && CNT(FOLLOWING(i, FAILOVER)) >= ACKS -> record(i) } \
-	:: d_step { lst == 2 && lk == SWITCHOVER && CAS(le) && i == lto && HAS(seen,i) && oc && MAY(i,le) && FIT(i) && CNT(FOLLOWING(i, SWITCHOVER)) >= ACKS -> record(i) } \
-	:: d_step { lst == 2 && lk == RESUME && CAS(le) && i == PRIM && CNT(FOLLOWING(i, RESUME)) >= ACKS -> record(i) } \
+	:: d_step { lst == 1 && lk == FAILOVER && CAS(le) && HAS(seen,i) && ENOUGH(cnt, oc) && FIT(i) && CNT(FOLLOWING(i)) >= ACKS -> record(i) } \
+	:: d_step { lst == 2 && lk == SWITCHOVER && CAS(le) && i == lto && HAS(seen,i) && oc && MAY(i,le) && FIT(i) && CNT(FOLLOWING(i)) >= ACKS -> record(i) } \
+	:: d_step { lst == 2 && lk == RESUME && CAS(le) && i == PRIM && CNT(FOLLOWING(i)) >= ACKS -> record(i) } \
 	:: d_step { l1 != 0 && prom[i] < l1 -> late(i) }
 
 #define QUIETLY(i) \
