@@ -127,6 +127,7 @@ byte t, x, y;           /* scratch, 0 between actions */
 
 #define PRIM     tgt[PE]
 #define REG      A
+#define QUIET    (popen && E == PE)
 #ifdef REGISTER
 #define CHANGED  NEWREV; rdf = 0
 #ifdef MUT_NO_REVISION
@@ -367,13 +368,13 @@ inline openwrites(i) {  /* the marker was acknowledged */
 #define KEEP skip
 #endif
 #if defined(MUT_RECYCLED_EPOCH)
-#define NEXT E = PE + 1
+#define NEXT E = ((QUIET && E > 1) -> E : E + 1)
 #elif defined(MUT_SAME_EPOCH)
 #define NEXT E = ((E > PE) -> E : E + 1)
 #else
 #define NEXT E = E + 1
 #endif
-#if defined(MUT_SAME_EPOCH) || defined(RECYCLED_EFFECT)
+#if defined(MUT_SAME_EPOCH) || defined(MUT_RECYCLED_EPOCH)
 #define FRESH skip
 #else
 #define FRESH assert(E > hi)
@@ -529,8 +530,6 @@ bit dropped[N];
 #define WITADMIT skip
 #endif
 
-#define QUIET (popen && E == PE)
-
 inline done() { WIT; popen = 1; lst = 0; lk = 0; le = 0; CHANGED }
 inline admit(i) { WITADMIT; A = A | B(i); regs[PE] = regs[PE] | B(i); ORDERED(i, PRIM); CHANGED }
 inline confirm(i) { sources[i] = PRIM; CHANGED }
@@ -588,8 +587,10 @@ inline rebuild(i) {
 	:: d_step { QUIET && i != PRIM && HAS(REG,i) && src[i] == PRIM && prom[i] >= PE && sources[i] != PRIM -> confirm(i) } \
 	:: d_step { QUIET && i != PRIM && open[PRIM] && MAY(i,PE) && LACKS(exe[PRIM], rcv[i]) != 0 -> rebuild(i) }
 
-#if defined(MUT_SAME_EPOCH) || defined(MUT_RECYCLED_EPOCH)
+#if defined(MUT_SAME_EPOCH)
 #define CANCLAIM (E < EM || (E == EM && PE < E && lst != 0 && l1 == 0))
+#elif defined(MUT_RECYCLED_EPOCH)
+#define CANCLAIM (E < EM || (QUIET && nt < EM + WM))
 #else
 #define CANCLAIM (E < EM)
 #endif
