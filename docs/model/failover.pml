@@ -28,6 +28,16 @@
 #define ACKS 1          /* k of the epochs after it, by policy */
 #endif
 
+/* Where only ends are looked at (I7, see below), one host may die for good, and
+ * nothing fails any more in the last epoch. */
+#ifdef ENDS
+#define UP(i)  (!HAS(dead, i))
+#define FAULTS (E < EM)
+#else
+#define UP(i)  1
+#define FAULTS 1
+#endif
+
 #define N    3
 #define NONE 3          /* no node */
 #define ANY  4          /* in sources: may acknowledge either */
@@ -115,6 +125,9 @@ byte frz;
 byte nt;                /* commits begun */
 byte nw;                /* ... by clients */
 byte cr;                /* crashes */
+#ifdef ENDS
+byte dead;              /* the host that is gone for good */
+#endif
 
 /* Ghosts: nobody in the system knows these. */
 byte acked;             /* commits a client was told of */
@@ -143,8 +156,10 @@ byte t, x, y;           /* scratch, 0 between actions */
 #define NEEDED   (CNT(REG) - K + 1)
 #define NEED     ((NEEDED < 1) -> 1 : NEEDED)
 
-#ifdef MUT_NO_EPOCH_CHECK
+#if defined(MUT_NO_EPOCH_CHECK)
 #define MAY(i,e)  1
+#elif defined(MUT_PROMISE_ONCE)
+#define MAY(i,e)  (prom[i] < (e))
 #else
 #define MAY(i,e)  (prom[i] <= (e))
 #endif
@@ -333,9 +348,14 @@ inline promote(e) {     /* armed, and the marker's commit begins */
 	forget()
 }
 
+#ifdef MUT_NO_MARKER
+#define MARKED skip
+#else
+#define MARKED assert(HAS(mkd, mep[i]))
+#endif
 inline openwrites(i) {  /* the marker was acknowledged */
 	/* I1: nothing is served before it is known who acknowledges. */
-	assert(HAS(mkd, mep[i]));
+	MARKED;
 	open[i] = 1; oep[i] = mep[i]; mep[i] = 0; cert[i] = 1;
 	if :: PRIM == i -> KEPT :: else fi;
 	forget()
@@ -544,11 +564,11 @@ inline rebuild(i) {
 #define EACH(F) F(0) F(1) F(2)
 
 #define SERVER(i) \
-	:: d_step { open[i] && nw < WM -> write(i) } \
-	:: d_step { src[i] != NONE && HAS(adm[src[i]], i) && LACKS(rcv[i], exe[src[i]]) != 0 -> receive(i) } \
-	:: d_step { wait[i] != 0 && GOT(i) >= srvk[i] -> acknowledge(i) } \
-	:: d_step { exe[i] != rcv[i] -> exe[i] = rcv[i] } \
-	:: d_step { cr < CM -> crash(i) }
+	:: d_step { UP(i) && open[i] && nw < WM -> write(i) } \
+	:: d_step { UP(i) && src[i] != NONE && UP(src[i]) && HAS(adm[src[i]], i) && LACKS(rcv[i], exe[src[i]]) != 0 -> receive(i) } \
+	:: d_step { UP(i) && wait[i] != 0 && GOT(i) >= srvk[i] -> acknowledge(i) } \
+	:: d_step { UP(i) && exe[i] != rcv[i] -> exe[i] = rcv[i] } \
+	:: d_step { FAULTS && UP(i) && cr < CM -> crash(i) }
 
 #ifdef MUT_CERTIFY_BY_ANY
 #define CERTIFIABLE(i) 1
@@ -556,46 +576,80 @@ inline rebuild(i) {
 #define CERTIFIABLE(i) (open[src[i]] && prom[i] <= oep[src[i]])
 #endif
 #define AGENT(i) \
-	:: d_step { !cert[i] && src[i] != NONE && CERTIFIABLE(i) && LACKS(rcv[i], exe[src[i]]) == 0 -> certify(i) } \
-	:: d_step { i != PRIM && (open[i] || mep[i] || wait[i]) -> isolate(i) } \
-	:: d_step { mep[i] != 0 && prom[i] == mep[i] && wait[i] == 0 -> openwrites(i) }
+	:: d_step { UP(i) && !cert[i] && src[i] != NONE && UP(src[i]) && CERTIFIABLE(i) && LACKS(rcv[i], exe[src[i]]) == 0 -> certify(i) } \
+	:: d_step { UP(i) && i != PRIM && (open[i] || mep[i] || wait[i]) -> isolate(i) } \
+	:: d_step { UP(i) && mep[i] != 0 && prom[i] == mep[i] && wait[i] == 0 -> openwrites(i) }
 
 #define OBEY(i, e) \
-	:: d_step { ford[e] && tgt[e] != i && MAY(i,e) && CHANGES(i,e) && FRESHLY(i,e,ACKER(i,e)) && wait[i] == 0 && SOURCE_HAS(i,e) -> follow(i, e) } \
-	:: d_step { ahx[e] == i && tgt[e] != i && tgt[e] + i <= 3 && MAY(i,e) && FRESHLY(i,e,aha[e]) && wait[i] == 0 && LACKS(exe[3 - i - tgt[e]], rcv[i]) == 0 -> goahead(i, e) }
+	:: d_step { UP(i) && ford[e] && tgt[e] != i && MAY(i,e) && CHANGES(i,e) && FRESHLY(i,e,ACKER(i,e)) && wait[i] == 0 && SOURCE_HAS(i,e) -> follow(i, e) } \
+	:: d_step { UP(i) && ahx[e] == i && tgt[e] != i && tgt[e] + i <= 3 && MAY(i,e) && FRESHLY(i,e,aha[e]) && wait[i] == 0 && LACKS(exe[3 - i - tgt[e]], rcv[i]) == 0 -> goahead(i, e) }
 #define OBEYALL(e) OBEY(0,e) OBEY(1,e) OBEY(2,e) \
-	:: d_step { ordk[e] != 0 && MAY(tgt[e],e) -> promote(e) }
+	:: d_step { UP(tgt[e]) && ordk[e] != 0 && MAY(tgt[e],e) -> promote(e) }
 
 #ifdef MUT_VARIABLE_IS_PROOF
 #define SHUT(i) 1
 #else
 #define SHUT(i) (wait[i] == 0)
 #endif
+#if defined(MUT_AWAIT_PRIMARY)
+#define ALLOWED(i) HAS(seen, PRIM)
+#elif defined(MUT_SAME_CANDIDATE)
+#define ALLOWED(i) (popen || i == PRIM)
+#else
+#define ALLOWED(i) 1
+#endif
 #define LEADER(i) \
-	:: d_step { lst == 1 && lk == FAILOVER && !HAS(seen,i) && i != PRIM && MAY(i,le) -> freeze(i) } \
-	:: d_step { lst == 1 && lk != RESUME && !HAS(seen,i) && i == PRIM && MAY(i,le) && SHUT(i) -> closeold(i) } \
-	:: d_step { lst == 1 && lk == FAILOVER && i == PRIM && prom[i] < le && wait[i] != 0 -> PROMISE(i, le); forget() } \
-	:: d_step { lst == 1 && lk == RESUME && i == PRIM && MAY(i,le) && LACKS(exe[i], base) == 0 -> lookold(i) } \
-	:: d_step { lst == 2 && !HAS(seen,i) -> look(i) } \
-	:: d_step { lst == 1 && lk == FAILOVER && CAS(le) && HAS(seen,i) && ENOUGH(cnt, oc) && FIT(i) && CNT(FOLLOWING(i)) >= ACKS -> record(i) } \
+	:: d_step { UP(i) && lst == 1 && lk == FAILOVER && !HAS(seen,i) && i != PRIM && MAY(i,le) -> freeze(i) } \
+	:: d_step { UP(i) && lst == 1 && lk != RESUME && !HAS(seen,i) && i == PRIM && MAY(i,le) && SHUT(i) -> closeold(i) } \
+	:: d_step { UP(i) && lst == 1 && lk == FAILOVER && i == PRIM && prom[i] < le && wait[i] != 0 -> PROMISE(i, le); forget() } \
+	:: d_step { UP(i) && lst == 1 && lk == RESUME && i == PRIM && MAY(i,le) && LACKS(exe[i], base) == 0 -> lookold(i) } \
+	:: d_step { UP(i) && lst == 2 && !HAS(seen,i) -> look(i) } \
+	:: d_step { lst == 1 && lk == FAILOVER && CAS(le) && HAS(seen,i) && ALLOWED(i) && ENOUGH(cnt, oc) && FIT(i) && CNT(FOLLOWING(i)) >= ACKS -> record(i) } \
 	:: d_step { lst == 2 && lk == SWITCHOVER && CAS(le) && i == lto && HAS(seen,i) && oc && MAY(i,le) && FIT(i) && CNT(FOLLOWING(i)) >= ACKS -> record(i) } \
 	:: d_step { lst == 2 && lk == RESUME && CAS(le) && i == PRIM && CNT(FOLLOWING(i)) >= ACKS -> record(i) } \
-	:: d_step { l1 != 0 && prom[i] < l1 -> late(i) }
+	:: d_step { UP(i) && l1 != 0 && prom[i] < l1 -> late(i) }
 
 #define QUIETLY(i) \
-	:: d_step { QUIET && i != PRIM && open[PRIM] && !HAS(REG,i) && cert[i] && src[i] == PRIM -> admit(i) } \
-	:: d_step { QUIET && i != PRIM && HAS(REG,i) && src[i] == PRIM && prom[i] >= PE && sources[i] != PRIM -> confirm(i) } \
-	:: d_step { QUIET && i != PRIM && open[PRIM] && MAY(i,PE) && LACKS(exe[PRIM], rcv[i]) != 0 -> rebuild(i) }
+	:: d_step { UP(i) && QUIET && i != PRIM && open[PRIM] && !HAS(REG,i) && cert[i] && src[i] == PRIM -> admit(i) } \
+	:: d_step { UP(i) && QUIET && i != PRIM && HAS(REG,i) && src[i] == PRIM && prom[i] >= PE && sources[i] != PRIM -> confirm(i) } \
+	:: d_step { UP(i) && UP(PRIM) && QUIET && i != PRIM && open[PRIM] && MAY(i,PE) && LACKS(exe[PRIM], rcv[i]) != 0 -> rebuild(i) }
 
 #if defined(MUT_SAME_EPOCH)
 #define CANCLAIM (E < EM || (E == EM && PE < E && lst != 0 && l1 == 0))
 #elif defined(MUT_RECYCLED_EPOCH)
 #define CANCLAIM (E < EM || (QUIET && nt < EM + WM))
+#elif defined(MUT_IGNORE_UNFINISHED)
+#define CANCLAIM (E < EM && lst == 0)
 #else
 #define CANCLAIM (E < EM)
 #endif
 
 #include "register.inc"
+
+#ifdef ENDS
+/* I7: a run ends where nobody can do anything any more. Then the newest
+ * operation is finished, and commits are acknowledged; or what it depends on is
+ * gone, and waiting is right. These say when it is not: of the instances that
+ * are left, whatever the leader knows of them, enough prove what was
+ * acknowledged (I3), and one may lead that others can follow. A failover is
+ * for a primary that is gone; what was begun while it is there is resumed. */
+#define ABLE(i)         (UP(i) && PROOF(i))
+#define ACKNOWLEDGED    (base | (ABLE(0) -> rcv[0] : 0) | (ABLE(1) -> rcv[1] : 0) | (ABLE(2) -> rcv[2] : 0))
+#define BEHIND(f, c)    (UP(f) && f != (c) && LACKS(rcv[c], rcv[f]) == 0)
+#define OTHERS(c)       (BEHIND(0,c) | (BEHIND(1,c) << 1) | (BEHIND(2,c) << 2))
+#define LEADS(c)        (UP(c) && LACKS(rcv[c], ACKNOWLEDGED) == 0 && CNT(OTHERS(c)) >= ACKS)
+#define MUSTPROMOTE     (lst == 1 && lk == FAILOVER && !UP(PRIM) && ABLE(0) + ABLE(1) + ABLE(2) >= NEED && (LEADS(0) || LEADS(1) || LEADS(2)))
+#define MUSTRESUME      (lst != 3 && lk == RESUME && UP(PRIM) && LACKS(exe[PRIM], base) == 0 && CNT(OTHERS(PRIM)) >= ACKS)
+#define MUSTOPEN        (lst == 3 && UP(PRIM) && CNT(OTHERS(PRIM) & A) >= K)
+
+inline ended() {
+	assert(E == EM); /* until then a leader that died is superseded */
+	if
+	:: QUIET -> assert(open[PRIM] && wait[PRIM] == 0)
+	:: else -> assert(!MUSTPROMOTE && !MUSTRESUME && !MUSTOPEN)
+	fi
+}
+#endif
 
 init {
 	d_step {
@@ -659,6 +713,12 @@ end:	do
 	EACH(OBEYS)
 	EACH(ACKERS)
 	KCHANGES
+#endif
+#ifdef ENDS
+#define DIE(i) \
+	:: d_step { FAULTS && dead == 0 -> dead = B(i) }
+	EACH(DIE)
+	:: else -> d_step { ended() }; break
 #endif
 	od
 }
