@@ -144,3 +144,20 @@ func TestMutantsOfTheModel(t *testing.T) {
 		require.True(t, run[g[4:]] || strings.Contains(g, "WIT_"), "run.sh does not run %s", g)
 	}
 }
+
+// TestMutantsNamedElsewhereAreRunByCI: what the table of faults promises to be
+// caught is in the share of the model that .ci/run runs.
+func TestMutantsNamedElsewhereAreRunByCI(t *testing.T) {
+	script, err := os.ReadFile("model/run.sh")
+	require.NoError(t, err)
+	_, wanted, found := strings.Cut(string(script), "\nwanted() {")
+	require.True(t, found)
+	wanted, _, _ = strings.Cut(wanted, "\n}")
+	faults, err := os.ReadFile("faults.md")
+	require.NoError(t, err)
+	named := regexp.MustCompile("`model ([A-Z_0-9]+)`").FindAllStringSubmatch(string(faults), -1)
+	require.NotEmpty(t, named)
+	for _, m := range named {
+		require.Regexp(t, `\b`+m[1]+`\b`, wanted, "run.sh short leaves %s out", m[1])
+	}
+}
