@@ -195,11 +195,11 @@ func (k *Keeper) endDrift(ctx context.Context, st dbrepl.Status) (dbrepl.Status,
 
 // untold is the drift that the record does not know yet.
 func (k *Keeper) untold() *Drift {
-	s := k.reg.Snapshot().State
 	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.drift.recorded(s) {
+	d := k.drift
+	k.mu.Unlock()
+	if d == nil || d.recorded(k.reg.Snapshot().State) {
 		return nil
 	}
-	return k.drift
+	return d
 }

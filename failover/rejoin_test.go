@@ -2,6 +2,7 @@ package failover
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -12,7 +13,7 @@ import (
 
 // TestRebuildThatIsNotAnswered: the others are brought back all the same.
 func TestRebuildThatIsNotAnswered(t *testing.T) {
-	asked := 0
+	var asked atomic.Int64
 	withCluster(t, 3, func(t *testing.T, c *cluster) {
 		time.Sleep(2 * time.Second)
 		c.fleet.change(func() {
@@ -20,7 +21,7 @@ func TestRebuildThatIsNotAnswered(t *testing.T) {
 			n2.executed, n2.received = n2.executed.Union(gtids("2:1")), n2.received.Union(gtids("2:1"))
 		})
 		time.Sleep(5 * time.Second)
-		require.Positive(t, asked)
+		require.Positive(t, asked.Load())
 		n3 := c.server("n3")
 		_, _, _, err := n3.Freeze(t.Context())
 		require.NoError(t, err)
@@ -37,7 +38,7 @@ func TestRebuildThatIsNotAnswered(t *testing.T) {
 // rebuildsNobody are members that never answer an order to rebuild.
 type rebuildsNobody struct {
 	Nodes
-	asked *int
+	asked *atomic.Int64
 }
 
 func (r rebuildsNobody) Node(name topology.NodeName) (Node, error) {
@@ -47,11 +48,11 @@ func (r rebuildsNobody) Node(name topology.NodeName) (Node, error) {
 
 type mute struct {
 	Node
-	asked *int
+	asked *atomic.Int64
 }
 
 func (m mute) Rebuild(ctx context.Context, _ RebuildRequest) error {
-	*m.asked++
+	m.asked.Add(1)
 	<-ctx.Done()
 	return ctx.Err()
 }
