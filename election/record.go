@@ -127,6 +127,8 @@ type Lossy struct {
 	Reason string    `json:"reason"`
 	// Commits is how many there were at most.
 	Commits uint64 `json:"commits"`
+	// Seq rises with each beginning and each end.
+	Seq uint64 `json:"seq"`
 }
 
 // Ongoing tells whether the primary is not known to wait again.

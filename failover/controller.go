@@ -297,7 +297,7 @@ func (c *Controller) operate(ctx context.Context, p Plan) (Report, error) {
 	c.busy.Store(true)
 	defer c.busy.Store(false)
 	if d := unrecorded(c.cfg.Watcher.View()); d != nil {
-		return Report{}, fmt.Errorf("it is not recorded yet that the primary did not wait (%s); ask again: %w", d.Reason, election.ErrConflict)
+		return Report{}, errUnrecorded(d)
 	}
 	if err := c.closeAbandoned(ctx, p); err != nil {
 		return Report{}, err
@@ -306,6 +306,7 @@ func (c *Controller) operate(ctx context.Context, p Plan) (Report, error) {
 	log.Info("operation begins", zap.String("from", string(p.From)), zap.String("to", string(p.To)), zap.String("cause", p.Cause))
 	o := &operation{
 		self: c.cfg.Self, plan: p, limits: c.cfg.Limits, reg: c.cfg.Registry, nodes: c.cfg.Nodes,
+		drift:    func() *Drift { return unrecorded(c.cfg.Watcher.View()) },
 		verifier: c.cfg.Verifier, det: c.cfg.Watcher.det, table: c.cfg.Table, log: log, wg: &c.orders,
 	}
 	report, err := o.execute(ctx)

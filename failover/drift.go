@@ -19,8 +19,8 @@ import (
 type Drift struct {
 	Epoch topology.Epoch `json:"epoch"`
 	election.Lossy
-	// Has is all that the primary had when it waited again, or, while it does not,
-	// when it was last looked at.
+	// Has is all that the primary had when it waited again, also what clients may be
+	// told of later; or, while it does not, what it had executed when last looked at.
 	Has gtid.Set `json:"has"`
 }
 
@@ -30,7 +30,15 @@ func (d *Drift) recorded(s election.State) bool {
 	if d == nil || p == nil || p.Epoch != d.Epoch {
 		return true // proofs of its epoch are not wanted any more
 	}
-	return p.Lossy != nil && p.Lossy.Ongoing() == d.Ongoing() && (d.Ongoing() || p.Base.Contains(d.Has))
+	return p.Lossy != nil && p.Lossy.Seq >= d.Seq
+}
+
+// latest is the later one of two that the same member told of.
+func latest(a, b *Drift) *Drift {
+	if a == nil || b != nil && (b.Epoch > a.Epoch || b.Epoch == a.Epoch && b.Seq >= a.Seq) {
+		return b
+	}
+	return a
 }
 
 // record marks the epoch. What the primary had is added to what an acker has to
@@ -44,6 +52,11 @@ func (d *Drift) record(p *election.Primary) {
 		l.Since, l.Commits = old.Since, l.Commits+old.Commits
 	}
 	p.Lossy, p.Base = &l, p.Base.Union(d.Has)
+}
+
+// errUnrecorded: nothing is proven before the drift is recorded.
+func errUnrecorded(d *Drift) error {
+	return fmt.Errorf("it is not recorded yet that the primary did not wait (%s); ask again: %w", d.Reason, election.ErrConflict)
 }
 
 // unrecorded is a drift that this member was told of and the record does not know.
@@ -101,18 +114,30 @@ func (w waited) slipped(st dbrepl.Status) uint64 {
 	return st.SemiSync.NoTx - w.noTx
 }
 
-// keepsWaiting notes that the primary waits as its register says; it is false if
-// commits slipped through.
-func (k *Keeper) keepsWaiting(reg election.Register, st dbrepl.Status) bool {
-	k.mu.Lock()
-	defer k.mu.Unlock()
-	if k.waited.slipped(st) > 0 {
+// keepsWaiting notes that the primary, asked at that time, waits as its register
+// says. It is false if commits slipped through, if the record says that it does not
+// wait and nothing is told that says otherwise, or if it waits in another way; one
+// that is less strict is looked at again within a command, and must not be
+// forgotten if it is gone by then.
+func (k *Keeper) keepsWaiting(s election.State, st dbrepl.Status, asked time.Time) bool {
+	if s.Primary.Lossy.Ongoing() && k.untold() == nil {
 		return false
 	}
-	if asOrdered(st.SemiSync, reg) {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	switch {
+	case asked.Before(k.waited.at):
+		return true // a command has looked since
+	case k.waited.slipped(st) > 0:
+		return false
+	case asOrdered(st.SemiSync, s.Register):
 		k.waited = waitedAt(st, time.Now())
+		return true
 	}
-	return true
+	if s.Register.K > 0 {
+		k.loose = st.SemiSync.Loose(s.Register.K)
+	}
+	return false
 }
 
 // drifted says in which way the open primary of s does not wait as its register
@@ -120,13 +145,21 @@ func (k *Keeper) keepsWaiting(reg election.Register, st dbrepl.Status) bool {
 // said before st was asked for, within a command: what is less strict was done by
 // somebody else.
 func (k *Keeper) drifted(s election.State, st dbrepl.Status) string {
+	k.mu.Lock()
+	defer k.mu.Unlock()
+	found := k.loose
+	k.loose = ""
 	if s.Register.K == 0 {
 		return ""
 	}
-	k.mu.Lock()
-	defer k.mu.Unlock()
 	if why := st.SemiSync.Loose(s.Register.K); why != "" {
 		return why
+	}
+	if found != "" {
+		return found
+	}
+	if d := k.drift; d != nil && d.Epoch == s.Primary.Epoch && d.Ongoing() {
+		return d.Reason // it could not be ended
 	}
 	if n := k.waited.slipped(st); n > 0 {
 		return fmt.Sprintf("%d commits were not waited for: somebody changed semi-sync and changed it back", n)
@@ -141,30 +174,47 @@ func (k *Keeper) drifted(s election.State, st dbrepl.Status) string {
 func (k *Keeper) beginDrift(s election.State, st dbrepl.Status, why string) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	d := Drift{Epoch: s.Primary.Epoch, Has: st.Executed.Union(st.Committing)}
+	// A commit that is on its way may still come to nothing, and no replica would
+	// ever hold it: it is counted, and not yet demanded.
+	d, all := Drift{Epoch: s.Primary.Epoch, Has: st.Executed}, st.Executed.Union(st.Committing)
 	d.Reason = why
 	switch l := s.Primary.Lossy; {
 	case k.waited.boot == st.BootID:
-		d.Since, d.Commits = k.waited.at.UTC(), d.Has.Minus(k.waited.has).Count()
+		d.Since, d.Commits = k.waited.at.UTC(), all.Minus(k.waited.has).Count()
 	case l.Ongoing():
-		d.Since, d.Commits = l.Since, l.Commits+d.Has.Minus(s.Primary.Base).Count()
+		d.Since, d.Commits = l.Since, l.Commits+all.Minus(s.Primary.Base).Count()
 	default:
-		d.Since, d.Commits = s.Primary.Since, d.Has.Minus(s.Primary.Base).Count()
+		d.Since, d.Commits = s.Primary.Since, all.Minus(s.Primary.Base).Count()
 	}
-	if old := k.drift; !old.recorded(s) {
-		d.Since, d.Has, d.Commits = old.Since, d.Has.Union(old.Has), max(d.Commits, old.Commits)
+	old := k.drift
+	if old != nil && old.Epoch != d.Epoch {
+		old = nil
 	}
-	if k.drift == nil || k.drift.Epoch != d.Epoch || k.drift.Reason != why || !k.drift.Ongoing() {
+	// An agent that has been restarted does not begin below the one before it.
+	d.Seq = uint64(time.Now().UnixMilli())
+	if l := s.Primary.Lossy; l != nil {
+		d.Seq = max(d.Seq, l.Seq+1)
+	}
+	switch {
+	case old == nil:
+	case old.Ongoing(): // still the same one
+		d.Seq, d.Since, d.Commits = old.Seq, old.Since, max(d.Commits, old.Commits)
+	case !old.recorded(s):
+		d.Seq, d.Since, d.Has, d.Commits = max(d.Seq, old.Seq+1), old.Since, d.Has.Union(old.Has), d.Commits+old.Commits
+	default:
+		d.Seq = max(d.Seq, old.Seq+1)
+	}
+	if old == nil || !old.Ongoing() || old.Reason != why {
 		k.log.Error("commits were answered without acknowledgement: somebody changed semi-sync on the primary; arming it again",
 			zap.Uint64("epoch", uint64(d.Epoch)), zap.String("reason", why), zap.Any("semi_sync", st.SemiSync))
 	}
 	k.drift = &d
 }
 
-// endDrift notes that the primary waits again, and what it has by now. A commit
-// that is on its way may have been let through already, or may never come to be:
-// it gets a moment to be the one or the other.
-func (k *Keeper) endDrift(ctx context.Context, st dbrepl.Status) (dbrepl.Status, error) {
+// settle gives the commits that are on their way a moment to come to be or not:
+// they may have been let through before the primary began to wait. It returns what
+// the primary is then, and those that are on their way still.
+func (k *Keeper) settle(ctx context.Context, st dbrepl.Status) (dbrepl.Status, gtid.Set, error) {
 	underway := st.Committing
 	tick := time.NewTicker(20 * time.Millisecond)
 	defer tick.Stop()
@@ -174,23 +224,28 @@ func (k *Keeper) endDrift(ctx context.Context, st dbrepl.Status) (dbrepl.Status,
 		}
 		select {
 		case <-ctx.Done():
-			return st, ctx.Err()
+			return st, underway, ctx.Err()
 		case <-tick.C:
 		}
 		var err error
 		if st, err = k.inst.Probe(ctx); err != nil {
-			return st, err
+			return st, underway, err
 		}
 	}
+	return st, underway.Intersect(st.Committing), nil
+}
+
+// endDrift notes that the primary waits again, and what it has by now: all but the
+// commits that began to wait since.
+func (k *Keeper) endDrift(st dbrepl.Status, underway gtid.Set) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	d := *k.drift
-	has := st.Executed.Union(st.Committing)
+	has := st.Executed.Union(underway)
 	d.Commits += has.Minus(d.Has).Count()
-	d.Has, d.Until = has, time.Now().UTC()
+	d.Has, d.Until, d.Seq = d.Has.Union(has), time.Now().UTC(), d.Seq+1
 	k.drift = &d
 	k.log.Warn("the primary waits again", zap.Uint64("epoch", uint64(d.Epoch)), zap.Uint64("commits_at_most", d.Commits))
-	return st, nil
 }
 
 // untold is the drift that the record does not know yet.

@@ -245,7 +245,11 @@ func (o *operation) catchUp(ctx context.Context, ch chosen) (caughtUp, error) {
 // and open.
 func (o *operation) promote(ctx context.Context, up caughtUp) (promoted, error) {
 	done := o.step(stepPromote)
-	primary, err := o.record(ctx, up)
+	var primary election.Primary
+	err := o.undrifted(up)
+	if err == nil {
+		primary, err = o.record(ctx, up)
+	}
 	if err != nil {
 		done("", err)
 		if errors.Is(err, election.ErrOutcomeUnknown) {
@@ -272,6 +276,18 @@ func (o *operation) promote(ctx context.Context, up caughtUp) (promoted, error) 
 	return promoted{caughtUp: up, primary: primary, opened: time.Now()}, nil
 }
 
+// undrifted makes sure, last, that what was counted on still counts: the old
+// primary's agent may have told meanwhile that it had not waited.
+func (o *operation) undrifted(up caughtUp) error {
+	if o.plan.Kind != election.Failover || up.survey.oldClosed || o.plan.Force != nil {
+		return nil
+	}
+	if d := o.drift(); d != nil {
+		return errUnrecorded(d)
+	}
+	return nil
+}
+
 // record makes the candidate the primary of the epoch in etcd, with the
 // register of its ackers. A crash after it is finished by the next leader.
 func (o *operation) record(ctx context.Context, up caughtUp) (election.Primary, error) {
@@ -286,6 +302,9 @@ func (o *operation) record(ctx context.Context, up caughtUp) (election.Primary, 
 	o.recording = true
 	err := o.update(ctx, func(s *election.State) error {
 		s.Unrest = nextUnrest(s.Unrest, o.plan, primary)
+		if old := s.Primary; o.plan.Kind == election.Resume && old != nil && old.Lossy.Ongoing() {
+			primary.Lossy = old.Lossy // until its agent ends it
+		}
 		s.Primary, s.Past = &primary, ""
 		s.Primary.Forced = o.mark(up, s.Epoch)
 		s.Register, s.Sources = nextRegister(s, o.plan, up)

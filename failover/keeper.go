@@ -94,6 +94,7 @@ type Keeper struct {
 	errant   *gtid.Set
 	obeyed   obeyed
 	waited   waited
+	loose    string // how it does not wait, found by tend and not yet looked at by obey
 	drift    *Drift // the last one
 	stuck    stuck
 	events   tendedEvents // of Run alone
@@ -245,7 +246,7 @@ func (k *Keeper) Promote(ctx context.Context, req PromoteRequest) (Promoted, err
 	var p Promoted
 	clock := time.Now()
 	lap := func() time.Duration { d := time.Since(clock); clock = time.Now(); return d }
-	if err := k.waitFor(ctx, req.K); err != nil {
+	if err := k.arm(ctx, state, req.K); err != nil {
 		return p, err
 	}
 	p.Armed = lap()
@@ -265,6 +266,37 @@ func (k *Keeper) Promote(ctx context.Context, req PromoteRequest) (Promoted, err
 	p.Opened = lap()
 	k.afterPromote(ctx, req.Epoch, &p)
 	return p, nil
+}
+
+// arm has the instance wait before it is opened. One that is resumed may be open
+// already, and somebody may have changed how it waits.
+func (k *Keeper) arm(ctx context.Context, s election.State, acks int) error {
+	if s.Operation == nil || s.Operation.Kind != election.Resume || acks == 0 {
+		return k.waitFor(ctx, acks)
+	}
+	st, err := k.inst.Probe(ctx)
+	if err != nil {
+		return fmt.Errorf("look at %s: %w: %w", k.cfg.Member.Name, ErrNoInstance, err)
+	}
+	drift := ""
+	if st.Writable() {
+		drift = k.drifted(s, st)
+	}
+	if drift != "" {
+		k.beginDrift(s, st, drift)
+	}
+	if err = k.waitFor(ctx, acks); err != nil || drift == "" {
+		return err
+	}
+	underway := gtid.Set{}
+	if st, err = k.inst.Probe(ctx); err == nil {
+		st, underway, err = k.settle(ctx, st)
+	}
+	if err != nil {
+		return fmt.Errorf("look what %s has answered: %w: %w", k.cfg.Member.Name, ErrNoInstance, err)
+	}
+	k.endDrift(st, underway)
+	return nil
 }
 
 // waitFor has the instance wait for so many acknowledgements; for none only
@@ -292,7 +324,7 @@ func (k *Keeper) afterPromote(ctx context.Context, epoch topology.Epoch, p *Prom
 	if err == nil {
 		p.Executed = st.Executed
 		k.mu.Lock()
-		k.waited = waitedAt(st, time.Now())
+		k.waited, k.loose = waitedAt(st, time.Now()), ""
 		k.mu.Unlock()
 		err = k.promises.certify(st.BootID)
 	}

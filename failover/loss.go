@@ -26,7 +26,7 @@ type Sighting struct {
 
 func (s Sighting) with(st dbrepl.Status, epoch topology.Epoch, now time.Time) Sighting {
 	if s.Epoch != epoch || s.ServerUUID != st.ServerUUID {
-		s = Sighting{Epoch: epoch, ServerUUID: st.ServerUUID}
+		s = Sighting{Epoch: epoch, ServerUUID: st.ServerUUID, Drift: s.Drift}
 	}
 	s.Has = s.Has.Union(st.Executed).Union(st.Committing).Union(st.Received)
 	s.At = now

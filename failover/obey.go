@@ -59,6 +59,7 @@ func (k *Keeper) obey(ctx context.Context) (Obeyed, error) {
 		return Obeyed{}, fmt.Errorf("%s obeys no register: %w", name, ErrNotRecorded)
 	}
 	reg := s.Register
+	began := reg.Acks() > 0 && !st.SemiSync.SourceEnabled
 	drift := k.drifted(s, st)
 	if drift != "" {
 		k.beginDrift(s, st, drift)
@@ -93,9 +94,13 @@ func (k *Keeper) obey(ctx context.Context) (Obeyed, error) {
 	if st, err = k.inst.Probe(ctx); err != nil {
 		return Obeyed{}, fmt.Errorf("look at %s: %w: %w", name, ErrNoInstance, err)
 	}
-	if drift != "" {
-		if st, err = k.endDrift(ctx, st); err != nil {
+	if drift != "" || began {
+		var underway gtid.Set
+		if st, underway, err = k.settle(ctx, st); err != nil {
 			return Obeyed{}, fmt.Errorf("look what %s has answered: %w: %w", name, ErrNoInstance, err)
+		}
+		if drift != "" {
+			k.endDrift(st, underway)
 		}
 	}
 	k.mu.Lock()

@@ -93,6 +93,7 @@ type operation struct {
 	nodes    Nodes
 	verifier Verifier
 	det      Detector
+	drift    func() *Drift // see unrecorded
 	table    *router.Table
 	log      *zap.Logger
 

@@ -70,12 +70,17 @@ func (k *Keeper) tend(ctx context.Context) {
 	}
 	pctx, cancel := context.WithTimeout(ctx, 2*time.Second)
 	defer cancel()
+	asked := time.Now()
 	st, err := k.inst.Probe(pctx)
 	if err != nil {
 		return // the detector tells; there is nothing to look after
 	}
 	snap := k.reg.Snapshot()
-	switch decideTending(k.cfg.Member.Name, snap.State, st, k.promises.certified(st.BootID), k.promises.epoch(), k.hasObeyed(snap.State.Register, st.BootID) && k.keepsWaiting(snap.State.Register, st)) {
+	obeyed := k.hasObeyed(snap.State.Register, st.BootID)
+	if obeyed && servesAs(k.cfg.Member.Name, snap.State) && st.Writable() {
+		obeyed = k.keepsWaiting(snap.State, st, asked)
+	}
+	switch decideTending(k.cfg.Member.Name, snap.State, st, k.promises.certified(st.BootID), k.promises.epoch(), obeyed) {
 	case tendIsolate:
 		k.isolate(ctx, snap.State)
 	case tendObey:

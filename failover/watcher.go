@@ -237,13 +237,12 @@ func (w *Watcher) refresh(ctx context.Context, name topology.NodeName) {
 	}
 	delete(w.silent, name)
 	w.status[name], w.answered[name] = st, began
+	seen := w.sighted[name]
+	seen.Drift = latest(seen.Drift, st.Drift) // also of a server that has died since
 	if st.Instance != nil && primary != nil {
-		seen := w.sighted[name].with(*st.Instance, primary.Epoch, time.Now())
-		if st.Drift != nil {
-			seen.Drift = st.Drift
-		}
-		w.sighted[name] = seen
+		seen = seen.with(*st.Instance, primary.Epoch, time.Now())
 	}
+	w.sighted[name] = seen
 }
 
 // Refresh asks one member now and returns the view with its answer.
