@@ -76,7 +76,8 @@ type server struct {
 	stalled           bool            // the receiver is connected and gets nothing
 	marker            topology.Marker
 	unarmable         bool
-	noTx              uint64 // commits that were not waited for
+	lax               bool   // armed, with a timeout that has passed: nobody is waited for
+	noTx              uint64 // commits that were not waited for while armed
 	busy              bool   // a transaction is open that keeps it from closing
 	retires, nudges   int
 	eventsTended      int
@@ -149,7 +150,7 @@ func (s *server) replicate() {
 		}
 	}
 	for id, by := range s.acks {
-		if len(by) >= s.k || !s.armed {
+		if len(by) >= s.k || !s.waits() {
 			s.finish(id)
 		}
 	}
@@ -161,10 +162,20 @@ func (s *server) finish(id string) {
 	s.executed = s.executed.Union(set)
 	s.received = s.received.Union(set)
 	s.ackedBy[id] = s.acks[id]
-	if !s.armed {
-		s.noTx++
+	if s.armed && s.lax {
+		s.noTx++ // MySQL counts only while semi-sync is on
 	}
 	delete(s.acks, id)
+}
+
+func (s *server) waits() bool { return s.armed && !s.lax }
+
+// timeout in milliseconds, as MySQL has it.
+func (s *server) timeout() uint64 {
+	if s.lax {
+		return 1
+	}
+	return math.MaxUint32
 }
 
 // wait waits until ok holds (under the lock) or ctx ends.
@@ -263,7 +274,7 @@ func (s *server) Probe(ctx context.Context) (st dbrepl.Status, err error) {
 			Executed: s.executed, Committing: s.committing, Received: s.received,
 			ReadOnly: s.readOnly, SuperReadOnly: s.superRO, Marker: s.marker,
 			SemiSync: dbrepl.SemiSync{
-				SourceEnabled: s.armed, Clients: s.ackers(), WaitFor: s.k, WaitNoReplica: true, WaitPoint: "AFTER_SYNC", TimeoutMillis: math.MaxUint32,
+				SourceEnabled: s.armed, Clients: s.ackers(), WaitFor: s.k, WaitNoReplica: true, WaitPoint: "AFTER_SYNC", TimeoutMillis: s.timeout(),
 				WaitSessions: len(s.acks), ReplicaEnabled: s.acker, NoTx: s.noTx,
 			},
 		}
@@ -318,7 +329,7 @@ func (s *server) Arm(ctx context.Context, k int) error {
 		if s.unarmable {
 			return fmt.Errorf("%s cannot be armed", s.name)
 		}
-		s.armed, s.k = true, k
+		s.armed, s.lax, s.k = true, false, k
 		return nil
 	})
 }
