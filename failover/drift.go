@@ -22,6 +22,8 @@ type Drift struct {
 	// Has is all that the primary had when it waited again, also what clients may be
 	// told of later; or, while it does not, what it had executed when last looked at.
 	Has gtid.Set `json:"has"`
+	// counted is what Commits has been counted from.
+	counted gtid.Set
 }
 
 // recorded tells whether nothing of it is missing in the record.
@@ -176,7 +178,8 @@ func (k *Keeper) beginDrift(s election.State, st dbrepl.Status, why string) {
 	defer k.mu.Unlock()
 	// A commit that is on its way may still come to nothing, and no replica would
 	// ever hold it: it is counted, and not yet demanded.
-	d, all := Drift{Epoch: s.Primary.Epoch, Has: st.Executed}, st.Executed.Union(st.Committing)
+	all := st.Executed.Union(st.Committing)
+	d := Drift{Epoch: s.Primary.Epoch, Has: st.Executed, counted: all}
 	d.Reason = why
 	switch l := s.Primary.Lossy; {
 	case k.waited.boot == st.BootID:
@@ -242,7 +245,7 @@ func (k *Keeper) endDrift(st dbrepl.Status, underway gtid.Set) {
 	defer k.mu.Unlock()
 	d := *k.drift
 	has := st.Executed.Union(underway)
-	d.Commits += has.Minus(d.Has).Count()
+	d.Commits += has.Minus(d.counted).Count()
 	d.Has, d.Until, d.Seq = d.Has.Union(has), time.Now().UTC(), d.Seq+1
 	k.drift = &d
 	k.log.Warn("the primary waits again", zap.Uint64("epoch", uint64(d.Epoch)), zap.Uint64("commits_at_most", d.Commits))

@@ -268,6 +268,7 @@ func TestKeeperFindsWhatWasNotWaitedFor(t *testing.T) {
 		require.NoError(t, err)
 		k("n1").endDrift(st, gtids("1:99"))
 		require.True(t, k("n1").drift.Has.Contains(gtids("1:99")), "it may have been let through")
+		require.EqualValues(t, 1, k("n1").drift.Commits, "counted when it began")
 		require.Equal(t, seq+1, k("n1").drift.Seq)
 		d = k("n1").drift
 		c.record(func(s *election.State) { d.record(s.Primary) })
