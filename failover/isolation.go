@@ -48,11 +48,17 @@ type sighted struct {
 	// last is when the quorum or a majority gave its last sign, however long it
 	// counts; zero if they never did.
 	last time.Time
-	// newer tells whether anybody who is seen knows of a higher epoch than we do.
+	// told is how many of the members have said what epoch they know, itself
+	// included: who is heard by gossip alone has not. newer tells whether one of
+	// them knows of a higher one than we do.
+	told  int
 	newer bool
 }
 
 func (s sighted) majority() bool { return s.seen > s.members/2 }
+
+// current tells whether a majority says that our record is the newest.
+func (s sighted) current() bool { return s.told > s.members/2 && !s.newer }
 
 // outlook follows what is seen. It is pure: it depends on what it is shown alone.
 type outlook struct {
@@ -69,8 +75,8 @@ const heldUp = time.Second
 // look takes in what is seen now and tells whether the member is isolated. It
 // needs both to be out of sight: a primary whose etcd is gone and whose members
 // are not goes on as it is (I9). Back in sight of etcd, what is known of the
-// record is true again; in sight of a majority alone only if none of them knows
-// of a higher epoch.
+// record is true again; in sight of a majority alone only when it has said that
+// it knows of no higher epoch.
 func (o *outlook) look(now time.Time, s sighted, after time.Duration) bool {
 	late := !o.last.IsZero() && now.Sub(o.last) > heldUp
 	o.last = now
@@ -78,7 +84,7 @@ func (o *outlook) look(now time.Time, s sighted, after time.Duration) bool {
 		o.seen = s.last
 	}
 	switch {
-	case s.etcd, s.majority() && (!o.isolated || !s.newer):
+	case s.etcd, s.majority() && (!o.isolated || s.current()):
 		o.isolated, o.blind = false, time.Time{}
 	case o.isolated:
 	case o.blind.IsZero() || late:
@@ -101,6 +107,9 @@ func sightOf(v View, look Sight) sighted {
 		}
 		if m.Name == v.Self || answers || heard >= 0 && heard <= look.Within {
 			s.seen++
+		}
+		if m.Name == v.Self || answers {
+			s.told++
 		}
 		if m.Name != v.Self && answers && max(n.Promised, n.Route.Epoch) > known {
 			s.newer = true

@@ -2,6 +2,7 @@ package failover
 
 import (
 	"context"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -17,7 +18,7 @@ import (
 func TestOutlook(t *testing.T) {
 	const after = 3 * time.Second
 	alone, some, all, etcd := sighted{seen: 1, members: 3}, sighted{seen: 2, members: 3}, sighted{seen: 3, members: 3}, sighted{etcd: true, seen: 1, members: 3}
-	newer := sighted{seen: 2, members: 3, newer: true}
+	told, newer := sighted{seen: 2, members: 3, told: 2}, sighted{seen: 2, members: 3, told: 2, newer: true}
 	half := sighted{seen: 2, members: 4}
 	type at struct {
 		after time.Duration
@@ -51,9 +52,11 @@ func TestOutlook(t *testing.T) {
 		{"this process did not run", join(many(2, alone), []at{{10 * time.Second, alone}}, many(5, alone)), false},
 		{"and then it did", join(many(2, alone), []at{{10 * time.Second, alone}}, many(6, alone)), true},
 		{"back: etcd answers", join(many(7, alone), many(1, etcd)), false},
-		{"back: a majority, nobody knows better", join(many(7, alone), many(1, some)), false},
+		{"back: a majority, nobody knows better", join(many(7, alone), many(1, told)), false},
+		{"a majority that has not said what it knows", join(many(7, alone), many(3, some)), true},
+		{"a majority of which less than a majority has", join(many(7, alone), many(3, sighted{seen: 3, members: 4, told: 2})), true},
 		{"a majority that knows of a higher epoch", join(many(7, alone), many(3, newer)), true},
-		{"and etcd then", join(many(7, alone), many(3, newer), []at{{step, sighted{etcd: true, seen: 2, members: 3, newer: true}}}), false},
+		{"and etcd then", join(many(7, alone), many(3, newer), []at{{step, sighted{etcd: true, seen: 2, members: 3, told: 2, newer: true}}}), false},
 		{"a higher epoch isolates nobody", many(20, newer), false},
 		{"a late look ends no isolation", join(many(7, alone), []at{{10 * time.Second, alone}}), true},
 	} {
@@ -79,13 +82,13 @@ func TestSight(t *testing.T) {
 	heard := map[topology.NodeName]time.Duration{"n1": -1, "n2": -1, "n3": -1}
 	look := Sight{Within: time.Second, Heard: func(n topology.NodeName) time.Duration { return heard[n] }}
 	v := quietView(gone("n2"), gone("n3"), func(v *View) { v.Self, v.EtcdReachable = "n1", false })
-	require.Equal(t, sighted{seen: 1, members: 3}, sightOf(v, look), "itself")
+	require.Equal(t, sighted{seen: 1, members: 3, told: 1}, sightOf(v, look), "itself")
 	heard["n2"] = 900 * time.Millisecond
-	require.Equal(t, sighted{seen: 2, members: 3}, sightOf(v, look), "by gossip")
+	require.Equal(t, sighted{seen: 2, members: 3, told: 1}, sightOf(v, look), "by gossip: it has said nothing")
 	heard["n2"] = 2 * time.Second
-	require.Equal(t, sighted{seen: 1, members: 3}, sightOf(v, look), "too long ago")
+	require.Equal(t, sighted{seen: 1, members: 3, told: 1}, sightOf(v, look), "too long ago")
 	v = quietView(gone("n3"), func(v *View) { v.Self, v.EtcdReachable = "n1", false })
-	require.Equal(t, sighted{seen: 2, members: 3}, sightOf(v, look), "it answers")
+	require.Equal(t, sighted{seen: 2, members: 3, told: 2}, sightOf(v, look), "it answers")
 	n2 := v.Nodes["n2"]
 	n2.Promised = 6
 	v.Nodes["n2"] = n2
@@ -107,7 +110,7 @@ func TestIsolatedSinceTheLastSign(t *testing.T) {
 		o.look(now, sighted{seen: 1, members: 3, last: sign}, 3*time.Second)
 	}
 	require.True(t, o.isolated)
-	o.look(now, sighted{seen: 2, members: 3, newer: true, last: now}, 3*time.Second)
+	o.look(now, sighted{seen: 2, members: 3, told: 2, newer: true, last: now}, 3*time.Second)
 	i := isolationOf(now, o, sighted{}, Sight{ReadLimit: 5 * time.Second})
 	require.Equal(t, now.Sub(sign), i.For)
 	require.False(t, i.Reads)
@@ -227,8 +230,9 @@ func TestIsolatedPrimaryClosesItsRoutes(t *testing.T) {
 }
 
 // TestIsolatedPrimaryComesBackToANewerEpoch: it opens to the new primary, and
-// never to itself.
+// never to itself, also while gossip hears the others and nobody has answered.
 func TestIsolatedPrimaryComesBackToANewerEpoch(t *testing.T) {
+	var gossip atomic.Bool // hears everybody
 	withCluster(t, 3, func(t *testing.T, c *cluster) {
 		primary := c.state().Primary.Node
 		a := c.agents[primary]
@@ -256,6 +260,9 @@ func TestIsolatedPrimaryComesBackToANewerEpoch(t *testing.T) {
 		c.judge(primary, false)
 		time.Sleep(5 * time.Second)
 		require.Equal(t, router.Closed, a.table.Current().Phase)
+		gossip.Store(true)
+		time.Sleep(5 * time.Second)
+		require.Equal(t, router.Closed, a.table.Current().Phase, "nobody has said which epoch it is")
 		c.reach(primary, true)
 		c.eventually("routes to the new primary", func() bool {
 			r := a.table.Current()
@@ -263,5 +270,14 @@ func TestIsolatedPrimaryComesBackToANewerEpoch(t *testing.T) {
 		})
 		require.Empty(t, wrong, "its routes never led to itself again")
 		c.check()
-	}, seeing)
+	}, func(c *cluster) {
+		for _, a := range c.agents {
+			a.watcher.Sees(Sight{Within: time.Second, After: 3 * time.Second, ReadLimit: 10 * time.Second, Heard: func(topology.NodeName) time.Duration {
+				if gossip.Load() {
+					return 0
+				}
+				return -1
+			}})
+		}
+	})
 }

@@ -65,8 +65,8 @@ func NewWatcher(self topology.NodeName, reg Registry, nodes Nodes, det Detector,
 	}
 }
 
-// idlePolls is how many intervals a member that does not lead lets pass between
-// two questions to the others: it only shows what they answer.
+// idlePolls is how many intervals a member that neither leads nor is cut off lets
+// pass between two questions to the others: it only shows what they answer.
 const idlePolls = 4
 
 // Run polls until ctx ends.
@@ -78,11 +78,12 @@ func (w *Watcher) Run(ctx context.Context) error {
 	go w.watchEtcd(ctx)
 	for round := 0; ; round++ {
 		w.turn()
-		w.lookAround(time.Now())
+		// Who leads acts on the answers, and who is cut off waits for the first.
+		eager := w.lookAround(time.Now()) || w.reg.Leadership().Mine
 		members := w.reg.Members()
 		w.forget(members)
 		for _, m := range members {
-			if m.Name == w.self || w.reg.Leadership().Mine || round%idlePolls == 0 {
+			if m.Name == w.self || eager || round%idlePolls == 0 {
 				w.poll(ctx, m.Name)
 			}
 		}
@@ -98,8 +99,8 @@ func (w *Watcher) Run(ctx context.Context) error {
 // does. Call it before Run.
 func (w *Watcher) Sees(s Sight) { w.sight = s }
 
-// lookAround finds out whether this member is isolated.
-func (w *Watcher) lookAround(now time.Time) {
+// lookAround finds out whether this member is isolated, and tells.
+func (w *Watcher) lookAround(now time.Time) bool {
 	seen := sightOf(w.View(), w.sight)
 	w.mu.Lock()
 	defer w.mu.Unlock()
@@ -108,6 +109,7 @@ func (w *Watcher) lookAround(now time.Time) {
 	if w.outlook.look(now, seen, w.sight.After) {
 		w.isolated = isolationOf(now, w.outlook, seen, w.sight)
 	}
+	return w.isolated != nil
 }
 
 // lastSign is when etcd's quorum, or the last of the members that make a majority
