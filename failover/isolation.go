@@ -48,9 +48,10 @@ type sighted struct {
 	// last is when the quorum or a majority gave its last sign, however long it
 	// counts; zero if they never did.
 	last time.Time
-	// told is how many of the members have said what epoch they know, itself
-	// included: who is heard by gossip alone has not. newer tells whether one of
-	// them knows of a higher one than we do.
+	// told is how many of the members have said that they know of our primary's
+	// epoch, itself included: who is heard by gossip alone has not, nor has an agent
+	// that was started since and has read nothing yet. newer tells whether one of
+	// them knows of a higher epoch than we do.
 	told  int
 	newer bool
 }
@@ -99,8 +100,13 @@ func (o *outlook) look(now time.Time, s sighted, after time.Duration) bool {
 func sightOf(v View, look Sight) sighted {
 	s := sighted{etcd: v.EtcdReachable, members: len(v.Members)}
 	known := max(v.State.Epoch, v.Nodes[v.Self].Route.Epoch)
+	var primary topology.Epoch
+	if p := v.State.Primary; p != nil {
+		primary = p.Epoch
+	}
 	for _, m := range v.Members {
 		n, answers := v.Nodes[m.Name]
+		knows := max(n.Promised, n.Route.Epoch)
 		heard := time.Duration(-1)
 		if look.Heard != nil && m.Name != v.Self {
 			heard = look.Heard(m.Name)
@@ -108,10 +114,10 @@ func sightOf(v View, look Sight) sighted {
 		if m.Name == v.Self || answers || heard >= 0 && heard <= look.Within {
 			s.seen++
 		}
-		if m.Name == v.Self || answers {
+		if m.Name == v.Self || answers && knows >= primary {
 			s.told++
 		}
-		if m.Name != v.Self && answers && max(n.Promised, n.Route.Epoch) > known {
+		if m.Name != v.Self && answers && knows > known {
 			s.newer = true
 		}
 	}

@@ -90,6 +90,11 @@ func TestSight(t *testing.T) {
 	v = quietView(gone("n3"), func(v *View) { v.Self, v.EtcdReachable = "n1", false })
 	require.Equal(t, sighted{seen: 2, members: 3, told: 2}, sightOf(v, look), "it answers")
 	n2 := v.Nodes["n2"]
+	promised, route := n2.Promised, n2.Route
+	n2.Promised, n2.Route = 0, router.Route{}
+	v.Nodes["n2"] = n2
+	require.Equal(t, sighted{seen: 2, members: 3, told: 1}, sightOf(v, look), "it was started since and knows nothing")
+	n2.Promised, n2.Route = promised, route
 	n2.Promised = 6
 	v.Nodes["n2"] = n2
 	require.True(t, sightOf(v, look).newer)
